@@ -1,0 +1,200 @@
+"""Azure Batch: the requests that the engine makes, each with retries and typed errors. Bodies are wire JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from azure.batch.aio import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential
+
+from ..errors import ServiceError
+from . import faults
+from .account import Account, sdk_transport
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+TASKS_PER_REQUEST = 100
+BYTES_PER_REQUEST = 900_000  # the service's limit is 1 MB
+
+
+class Added(NamedTuple):
+    """What came of adding tasks: those refused for good (id, error) and those to send again."""
+
+    refused: list[tuple[str, ServiceError]]
+    again: list[str]
+
+
+class BatchService:
+    """One account's data plane. `requests` counts what was sent."""
+
+    def __init__(self, account: Account, session: aiohttp.ClientSession, patience: float) -> None:
+        self._endpoint = account.batch_endpoint
+        self._name = f"Azure Batch ({urlsplit(account.batch_endpoint).netloc})"
+        self._patience: float | None = patience
+        self.requests = 0
+        credential = (
+            AzureNamedKeyCredential(account.batch_account, account.batch_key)
+            if account.batch_key
+            else account.token_credential()
+        )
+        self._client = BatchClient(
+            account.batch_endpoint,
+            credential,
+            transport=sdk_transport(session, account.batch_endpoint),
+            retry_total=0,  # retries are faults.persistently's alone
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    # pools
+
+    async def get_pool(self, pool_id: str) -> Json | None:
+        return await self._found(lambda: self._client.get_pool(pool_id), "PoolNotFound")
+
+    async def create_pool(self, body: Json) -> bool:
+        """False when a pool of this id exists already."""
+        return await self._created(lambda: self._client.create_pool(body), "PoolExists")  # type: ignore[arg-type]
+
+    async def delete_pool(self, pool_id: str) -> None:
+        await self._gone(lambda: self._client.begin_delete_pool(pool_id), "PoolNotFound", "PoolBeingDeleted")
+
+    async def enable_autoscale(self, pool_id: str, body: Json) -> None:
+        await self._call(lambda: self._client.enable_pool_auto_scale(pool_id, body))  # type: ignore[arg-type]
+
+    async def nodes(self, pool_id: str) -> list[Json]:
+        select = ["id", "state", "errors", "startTaskInfo", "schedulingState"]
+        return [node async for node in self._pages(lambda: self._client.list_nodes(pool_id, select=select))]
+
+    # jobs
+
+    async def create_job(self, body: Json) -> None:
+        # A retry after an answer that was lost meets its own job: ids are random, so it is ours.
+        await self._created(lambda: self._client.create_job(body), "JobExists")  # type: ignore[arg-type]
+
+    async def get_job(self, job_id: str) -> Json | None:
+        return await self._found(lambda: self._client.get_job(job_id), "JobNotFound")
+
+    async def update_job(self, job_id: str, body: Json) -> None:
+        await self._call(lambda: self._client.update_job(job_id, body))  # type: ignore[arg-type]
+
+    async def terminate_job(self, job_id: str, reason: str) -> None:
+        # A bare begin_terminate_job raises ValueError in azure-batch 15.1; a dict of options works.
+        await self._gone(
+            lambda: self._client.begin_terminate_job(job_id, {"terminateReason": reason}),  # type: ignore[arg-type]
+            "JobNotFound",
+            "JobCompleted",
+            "JobBeingTerminated",
+            "JobBeingDeleted",
+        )
+
+    async def delete_job(self, job_id: str) -> None:
+        await self._gone(
+            lambda: self._client.begin_delete_job(job_id, force=True), "JobNotFound", "JobBeingDeleted"
+        )
+
+    async def preparation_status(self, job_id: str) -> list[Json]:
+        pages = self._pages(lambda: self._client.list_job_preparation_and_release_task_status(job_id))
+        return [status async for status in pages]
+
+    # tasks
+
+    async def add_tasks(self, job_id: str, tasks: list[Json]) -> Added:
+        """Add up to 100 tasks of under 900 kB in one request. A task that is there already counts as added: its id
+        is one that we made, and an answer may have been lost."""
+        group: Any = {"value": tasks}
+        answer = await self._call(lambda: self._client.create_task_collection(job_id, group))
+        added = Added([], [])
+        for item in dict(answer)["value"]:
+            error = item.get("error") or {}
+            if item["status"].lower() == "success" or error.get("code") == "TaskExists":
+                continue
+            if item["status"].lower() == "servererror":
+                added.again.append(item["taskId"])
+            else:
+                text = (error.get("message") or {}).get("value", "")
+                refused = faults.refusal(self._name, 400, error.get("code"), _with_values(text, error))
+                added.refused.append((item["taskId"], refused))
+        return added
+
+    async def tasks_changed_since(self, job_id: str, since: str) -> list[Json]:
+        """Tasks not active any more that changed their state at or after `since` (ISO 8601, UTC)."""
+        query = f"state ne 'active' and stateTransitionTime ge DateTime'{since}'"
+        select = ["id", "state", "stateTransitionTime", "executionInfo", "nodeInfo"]
+        pages = self._pages(lambda: self._client.list_tasks(job_id, filter=query, select=select))
+        return [task async for task in pages]
+
+    async def get_task(self, job_id: str, task_id: str) -> Json | None:
+        return await self._found(lambda: self._client.get_task(job_id, task_id), "TaskNotFound")
+
+    async def terminate_task(self, job_id: str, task_id: str) -> None:
+        await self._gone(
+            lambda: self._client.terminate_task(job_id, task_id),
+            "TaskNotFound",
+            "TaskCompleted",
+            "JobNotFound",
+            "JobCompleted",
+            "JobBeingTerminated",
+            "JobBeingDeleted",
+        )
+
+    # the ways to call
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        async def once() -> T:
+            self.requests += 1
+            try:
+                return await call()
+            except Exception as error:
+                raise self._typed(error) from error
+
+        answer = await faults.persistently(once, patience=self._patience)
+        self._patience = None  # from the first answer on, the account is known to be there
+        return answer
+
+    def _typed(self, error: Exception) -> Exception:
+        return faults.translate(self._name, self._endpoint, error) or error
+
+    async def _found(self, call: Callable[[], Awaitable[Any]], missing: str) -> Json | None:
+        try:
+            return dict(await self._call(call))
+        except ServiceError as error:
+            if error.code != missing:
+                raise
+            self._patience = None
+            return None
+
+    async def _created(self, call: Callable[[], Awaitable[Any]], exists: str) -> bool:
+        try:
+            await self._call(call)
+        except ServiceError as error:
+            if error.code != exists:
+                raise
+            return False
+        return True
+
+    async def _gone(self, call: Callable[[], Awaitable[Any]], *already: str) -> None:
+        try:
+            await self._call(call)
+        except ServiceError as error:
+            if error.code not in already:
+                raise
+
+    async def _pages(self, call: Callable[[], Any]) -> AsyncIterator[Json]:
+        pages = call().by_page()
+        while True:
+            try:
+                page = await self._call(pages.__anext__)
+            except StopAsyncIteration:
+                return
+            async for item in page:
+                yield item
+
+
+def _with_values(text: str, error: Json) -> str:
+    details = "; ".join(f"{value.get('key')}: {value.get('value')}" for value in error.get("values") or ())
+    return f"{text} ({details})" if details else text

@@ -1,0 +1,128 @@
+"""Chunks as bytes: signed envelopes, several to a pack, and the blobs that they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from .._source import Archive, bundle
+from .._wire import envelope, names, payload
+from .work import Chunk, Part
+
+PACK_BYTES = 4 * 1024 * 1024
+
+
+class Packed:
+    """A chunk ready to go: its envelope, and the blobs it refers to (name by content hash)."""
+
+    def __init__(self, chunk: Chunk, data: bytes, blobs: dict[str, str]) -> None:
+        self.chunk = chunk
+        self.data = data
+        self.blobs = blobs
+
+
+class Packer:
+    """Packs the chunks of one job. `new_blobs` collects what has to be uploaded before tasks may refer to it."""
+
+    def __init__(self, job: str, key: bytes, source_limit_bytes: int) -> None:
+        self._job = job
+        self._key = key
+        self._source_limit = source_limit_bytes
+        self._known: set[str] = set()  # names of blobs handed out for upload
+        self._archives: dict[frozenset[str], Archive | None] = {}
+        self.new_blobs: dict[str, bytes | memoryview] = {}
+
+    def pack(self, chunk: Chunk) -> Packed:
+        """Raises SourceError when the user's modules cannot be shipped."""
+        assert chunk.items is not None
+        reached = chunk.reached
+        blobs: dict[str, str] = {}
+        parts: dict[str, Any] = {}
+        frames: list[payload.Frame] = []
+        if chunk.call.init is not None:
+            parts["init"] = self._part(chunk.call.init, frames, blobs)
+        parts["code"] = self._part(chunk.call.code, frames, blobs)
+        parts["items"] = len(chunk.items.frames)
+        frames += chunk.items.frames
+        external: dict[str, str] = {}
+        for index, frame in enumerate(frames):
+            if isinstance(frame, memoryview) and frame.nbytes >= names.BUFFER_BLOB_BYTES:
+                digest = envelope.sha256(frame)
+                self._blob(names.data_blob(digest), digest, frame, blobs)
+                external[str(index)] = digest
+                frames[index] = b""
+        archive = self._archive(reached.local)
+        if archive is not None:
+            self._blob(names.source_blob(archive.sha256), archive.sha256, archive.data, blobs)
+        header = {
+            "parts": parts,
+            "external": external,
+            "source": archive.sha256 if archive else None,
+            "modules": reached.third_party,
+            "numbers": [chunk.first_item + i for i in range(chunk.size) if i not in chunk.failed],
+            "seed": chunk.call.seed,
+        }
+        about = envelope.context("chunk", self._job, chunk.number, chunk.generation)
+        return Packed(chunk, envelope.seal(self._key, about, header, frames), blobs)
+
+    def index(self, pack: int, chunks: Iterable[Packed]) -> bytes:
+        """A pack's first envelope: what it holds, so that a job can be read again from its storage alone."""
+        entries = []
+        start = 0
+        for packed in chunks:
+            chunk = packed.chunk
+            entry = {"chunk": chunk.number, "generation": chunk.generation, "items": chunk.size}
+            entries.append({**entry, "call": chunk.call.name, "first": chunk.first_item, "at": start})
+            start += len(packed.data)
+        about = envelope.context("index", self._job, pack)
+        return envelope.seal(self._key, about, {"chunks": entries})
+
+    def manifest(self, call_number: int, chunks: list[Chunk]) -> bytes:
+        """One `map`: the callable's hash, how many items, and which chunk holds which."""
+        call = chunks[0].call
+        about = envelope.context("manifest", self._job, call_number)
+        code = call.code.blob[0]
+        header = {
+            "callable": call.name,
+            "code": code,
+            "items": sum(chunk.size for chunk in chunks),
+            "chunks": [[chunk.number, chunk.offset, chunk.size] for chunk in chunks],
+        }
+        return envelope.seal(self._key, about, header)
+
+    def _part(self, part: Part, frames: list[payload.Frame], blobs: dict[str, str]) -> int | str:
+        if part.inline:
+            frames += part.frames
+            return len(part.frames)
+        digest, data = part.blob
+        self._blob(names.code_blob(digest), digest, data, blobs)
+        return digest
+
+    def _blob(self, name: str, digest: str, data: bytes | memoryview, blobs: dict[str, str]) -> None:
+        blobs[digest] = name
+        if name not in self._known:
+            self._known.add(name)
+            self.new_blobs[name] = data
+
+    def _archive(self, local: frozenset[str]) -> Archive | None:
+        if local not in self._archives:
+            self._archives[local] = bundle(local, limit_bytes=self._source_limit)
+        return self._archives[local]
+
+
+def task_spec(packed: Packed, pack: int, start: int, sas: Any) -> str:
+    """The task's own setting: where its chunk is, and SAS for each blob it may touch. `sas(name, permission, keep)`."""
+    chunk = packed.chunk
+    result = names.result_blob(chunk.number, chunk.generation)
+    spec = {
+        "chunk": chunk.number,
+        "gen": chunk.generation,
+        "pack": pack,
+        "range": [start, start + len(packed.data)],
+        "in": sas(names.pack_blob(pack), "r", keep=True),
+        "out": sas(result, "rc"),
+        "log": sas(names.log_blob(chunk.number, chunk.generation), "cw"),
+        "blobs": {digest: sas(name, "r", keep=True) for digest, name in packed.blobs.items()},
+    }
+    return json.dumps(spec, separators=(",", ":"))

@@ -1,0 +1,184 @@
+"""The pool that an executor uses: its id, the body to create it with, whether an existing one will do."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import math
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import BatchConfig
+from ..errors import PoolMismatchError
+
+Json = dict[str, Any]
+
+
+def default_image() -> str:
+    return f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
+
+
+def pool_id(config: BatchConfig) -> str:
+    """The pool's id: the one given, else `batchexec-<user>-<hash of image, size, slots, OS>`."""
+    if config.pool_id:
+        return config.pool_id
+    kind = [config.image or default_image(), config.vm_size, config.slots_per_node, config.os_image, config.spot]
+    digest = hashlib.sha256("|".join(map(str, kind)).encode()).hexdigest()[:10]
+    return f"batchexec-{_user()}-{digest}"
+
+
+def nodes_for(config: BatchConfig, max_workers: int | None) -> int:
+    """Nodes that `max_workers` slots take, at most `max_nodes`."""
+    if max_workers is None:
+        return config.max_nodes
+    return min(config.max_nodes, math.ceil(max_workers / config.slots_per_node))
+
+
+def formula(nodes: int, slots: int, idle_minutes: int, spot: bool) -> str:
+    """Nodes for what waits or runs, up to `nodes`, kept for `idle_minutes`, then none; all while samples are few."""
+    target = "$TargetLowPriorityNodes" if spot else "$TargetDedicatedNodes"
+    span = f"TimeInterval_Minute * {idle_minutes}"
+    return (
+        f"enough = $PendingTasks.GetSamplePercent({span}) >= 70;\n"
+        f"busy = enough ? max($PendingTasks.GetSample({span}, 1)) : {nodes * slots};\n"
+        f"{target} = min({nodes}, (busy + {slots - 1}) / {slots});\n"
+        "$NodeDeallocationOption = taskcompletion;"
+    )
+
+
+def autoscale(config: BatchConfig, nodes: int) -> Json:
+    return {
+        "autoScaleFormula": formula(nodes, config.slots_per_node, config.idle_minutes, config.spot),
+        "autoScaleEvaluationInterval": "PT5M",
+    }
+
+
+def azure_pool(config: BatchConfig, nodes: int) -> Json:
+    """The body of the pool's creation on Azure."""
+    publisher, offer, sku, version = config.os_image.split(":")
+    image = config.image or default_image()
+    body: Json = {
+        "id": pool_id(config),
+        "vmSize": config.vm_size,
+        "taskSlotsPerNode": config.slots_per_node,
+        "taskSchedulingPolicy": {"nodeFillType": "pack"},
+        "enableAutoScale": True,
+        **autoscale(config, nodes),
+        "virtualMachineConfiguration": {
+            "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": version},
+            "nodeAgentSKUId": config.node_agent_sku,
+            "containerConfiguration": {"type": "dockerCompatible", "containerImageNames": [image]},
+        },
+        "metadata": [{"name": "batchexec_python", "value": f"{sys.version_info[0]}.{sys.version_info[1]}"}],
+    }
+    network: Json = {}
+    if config.subnet_id:
+        network["subnetId"] = config.subnet_id
+    if not config.public_ip:
+        network["publicIPAddressConfiguration"] = {"provision": "nopublicipaddresses"}
+    if network:
+        body["networkConfiguration"] = network
+    return merged(body, config.pool_options)
+
+
+def local_pool(name: str, slots: int) -> Json:
+    """One node of this machine, for one executor."""
+    cores = next(size for size in (4, 8, 16, 32, 64) if 4 * size >= slots or size == 64)
+    return {
+        "id": name,
+        "vmSize": f"Standard_D{cores}s_v5",
+        "taskSlotsPerNode": slots,
+        "targetDedicatedNodes": 1,
+        "virtualMachineConfiguration": {
+            "imageReference": {
+                "publisher": "canonical",
+                "offer": "ubuntu-24_04-lts",
+                "sku": "server",
+                "version": "latest",
+            },
+            "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+        },
+    }
+
+
+def merged(body: Json, options: Mapping[str, Any]) -> Json:
+    """`body` with `options` laid over it, table by table."""
+    result = dict(body)
+    for name, value in options.items():
+        present = result.get(name)
+        both = isinstance(present, dict) and isinstance(value, Mapping)
+        result[name] = merged(present, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def check_existing(pool: Json, config: BatchConfig, nodes: int) -> bool:
+    """Whether tasks on this pool run in containers. Warns of what differs, raises PoolMismatchError where none of
+    this executor's work could run."""
+    name = pool["id"]
+    machine = pool.get("virtualMachineConfiguration") or {}
+    containers = bool(machine.get("containerConfiguration"))
+    remedy = f"Use another pool_id, or delete pool {name!r} so that it is made anew."
+    if pool.get("state") == "deleting":
+        raise PoolMismatchError(f"pool {name!r} is being deleted: wait until it is gone, or use another pool_id")
+    if "windows" in (machine.get("nodeAgentSKUId") or "").lower():
+        raise PoolMismatchError(f"pool {name!r} runs Windows, the worker needs Linux. {remedy}")
+    if config.image and not containers:
+        raise PoolMismatchError(
+            f"image={config.image!r} is set, but pool {name!r} was made without container support. {remedy}"
+        )
+    if not pool.get("enableAutoScale") and not _target_nodes(pool):
+        raise PoolMismatchError(
+            f"pool {name!r} is fixed at zero nodes, so nothing would ever run: resize it or turn its autoscale on. "
+            + remedy
+        )
+    _check_python(pool, containers, remedy)
+    if pool.get("vmSize", "").lower() != config.vm_size.lower():
+        _warn(f"pool {name!r} has VM size {pool.get('vmSize')}, not {config.vm_size}; its own is used and billed")
+    slots = pool.get("taskSlotsPerNode", 1)
+    if slots != config.slots_per_node:
+        _warn(f"pool {name!r} has {slots} task slots a node, not {config.slots_per_node}; its own are used")
+    if not pool.get("enableAutoScale"):
+        _warn(f"pool {name!r} has a fixed size of {_target_nodes(pool)} nodes, which are billed until it is resized")
+    return containers
+
+
+def _check_python(pool: Json, containers: bool, remedy: str) -> None:
+    metadata = {item["name"]: item["value"] for item in pool.get("metadata") or ()}
+    theirs, ours = metadata.get("batchexec_python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if not containers and theirs and theirs != ours:
+        raise PoolMismatchError(
+            f"pool {pool['id']!r} has Python {theirs} and no containers, this is Python {ours}: pickled functions do "
+            f"not travel between them. {remedy}"
+        )
+
+
+def _target_nodes(pool: Json) -> int:
+    return int(pool.get("targetDedicatedNodes") or 0) + int(pool.get("targetLowPriorityNodes") or 0)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _user() -> str:
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no user database entry, as in some containers
+        name = "user"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] or "user"
+
+
+__all__ = [
+    "autoscale",
+    "azure_pool",
+    "check_existing",
+    "default_image",
+    "formula",
+    "local_pool",
+    "merged",
+    "nodes_for",
+    "pool_id",
+]

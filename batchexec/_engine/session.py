@@ -1,0 +1,250 @@
+"""One job: its pool, its blobs, its key; opened at the first submit, closed when every chunk has its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import _version
+from .._wire import names
+from ..config import BatchConfig
+from ..errors import PoolError, ServiceError
+from . import command, pool, workerzip
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from .._azure.account import Account
+    from .._azure.batch import BatchService
+    from .._azure.blobs import BlobStore
+
+Json = dict[str, Any]
+
+_LOG_DAYS = 7
+_AUTOSCALE_PAUSE = 31.0  # the service refuses enableautoscale within 30 s of the last
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an executor's work runs and how much of it at once."""
+
+    where: str  # "local" or "azure"
+    slots: int  # task slots on all nodes together
+    nodes: int
+
+
+class Session:
+    """An open job. Everything of it in storage lies below one prefix, everything in Batch below one job id."""
+
+    def __init__(self, config: BatchConfig, account: Account, place: Place, http: aiohttp.ClientSession) -> None:
+        from .._azure.batch import BatchService
+        from .._azure.blobs import BlobStore
+
+        self._config = config
+        self._place = place
+        self.job_id = f"{config.job_prefix}-{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+        self.key = secrets.token_bytes(32)
+        patience = config.connect_timeout
+        self.batch: BatchService = BatchService(account, http, patience)
+        container = config.container or self.job_id
+        folders = [config.prefix, self.job_id] if config.container else []
+        prefix = "".join(f"{folder}/" for folder in folders if folder)
+        self.store: BlobStore = BlobStore(account, http, container, prefix, patience)
+        self.pool_id = self.job_id if place.where == "local" else pool.pool_id(config)
+        self.worker_sha256, self._worker = workerzip.build()
+        self._own_container = config.container is None
+        self._in_containers = False
+        self._scaled_at = -_AUTOSCALE_PAUSE
+        self.opened = False
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, to Batch and to storage."""
+        return self.batch.requests + self.store.requests
+
+    async def open(self) -> None:
+        """Pool, container and job. Raises ServiceError or PoolError and leaves nothing behind."""
+        try:
+            await _all_or_first_error(self._open_pool(), self._open_store())
+            await self.batch.create_job(self._job_body())
+        except BaseException:
+            await self._undo()
+            raise
+        self.opened = True
+
+    def task(self, task_id: str, spec: str) -> Json:
+        """The body of one task; `spec` is what the worker needs to know (packer.task_spec)."""
+        config = self._config
+        body: Json = {
+            "id": task_id,
+            "environmentSettings": [{"name": names.ENV_CHUNK, "value": spec}],
+            "constraints": {"maxTaskRetryCount": config.retries},
+            "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
+        }
+        if config.timeout:
+            body["constraints"]["maxWallClockTime"] = f"PT{config.timeout:.3f}S"
+        if self._in_containers:
+            image = config.image or pool.default_image()
+            body.update(command.container_command(self._python, image, self.worker_sha256))
+        else:
+            body["commandLine"] = command.worker_command(self._python, self.worker_sha256)
+        return body
+
+    async def nudge_pool(self) -> None:
+        """Have an autoscaled pool evaluate its formula now rather than in up to five minutes."""
+        if self._place.where == "local" or time.monotonic() - self._scaled_at < _AUTOSCALE_PAUSE:
+            return
+        self._scaled_at = time.monotonic()
+        found = await self.batch.get_pool(self.pool_id)
+        if not found or not found.get("enableAutoScale"):
+            return
+        if int(found.get("currentDedicatedNodes") or 0) + int(found.get("currentLowPriorityNodes") or 0) > 0:
+            return
+        scale = {
+            "autoScaleFormula": found["autoScaleFormula"],
+            "autoScaleEvaluationInterval": found.get("autoScaleEvaluationInterval", "PT5M"),
+        }
+        try:
+            await self.batch.enable_autoscale(self.pool_id, scale)
+        except ServiceError as error:
+            # Without the right to change pools, or just after someone else's call, the next regular evaluation serves.
+            if error.code not in ("TooManyEnableAutoScaleRequests", "InsufficientAccountPermissions") and (
+                error.status != 403
+            ):
+                raise
+
+    async def extend_lease(self) -> None:
+        """Move the job's end `wall_clock_hours` away from now."""
+        created = self._created_at
+        hours = self._config.wall_clock_hours + (time.monotonic() - created) / 3600
+        await self.batch.update_job(self.job_id, {"constraints": {"maxWallClockTime": _duration(hours)}})
+
+    async def close(self, *, keep: tuple[str, ...] = ()) -> None:
+        """End the job and delete everything of it, but the blobs in `keep` (they stay 7 days: see `clean`)."""
+        await _all_or_first_error(
+            self.batch.delete_job(self.job_id),
+            self.store.drop(keep=keep, whole_container=self._own_container),
+            *([self.batch.delete_pool(self.pool_id)] if self._place.where == "local" else []),
+        )
+
+    async def abandon(self, reason: str) -> None:
+        """End the job at once; results that are there stay."""
+        if self._place.where == "local":
+            await self.close()
+        else:
+            await self.batch.terminate_job(self.job_id, reason)
+
+    async def _open_pool(self) -> None:
+        config, place = self._config, self._place
+        if place.where == "local":
+            await self.batch.create_pool(pool.local_pool(self.pool_id, place.slots))
+            return
+        found = await self.batch.get_pool(self.pool_id)
+        if found is None:
+            if not config.create_pool:
+                raise PoolError(
+                    f"pool {self.pool_id!r} does not exist and create_pool=False: create it, or give another pool_id"
+                )
+            if await self.batch.create_pool(pool.azure_pool(config, place.nodes)):
+                self._in_containers = True
+                self._scaled_at = time.monotonic()
+                return
+            found = await self.batch.get_pool(self.pool_id)  # someone was faster
+            if found is None:
+                raise PoolError(f"pool {self.pool_id!r} appeared and went again: try once more")
+        self._in_containers = pool.check_existing(found, config, place.nodes)
+
+    async def _open_store(self) -> None:
+        await self.store.open(create=self._own_container)
+        await self.store.put(names.worker_blob(self.worker_sha256), self._worker)
+
+    @property
+    def _python(self) -> str:
+        return self._config.python or (sys.executable if self._place.where == "local" else "python3")
+
+    def _job_body(self) -> Json:
+        self._created_at = time.monotonic()
+        config = self._config
+        worker = names.worker_blob(self.worker_sha256)
+        settings = {
+            **config.env,
+            names.ENV_JOB: self.job_id,
+            names.ENV_KEY: base64.b64encode(self.key).decode(),
+            names.ENV_STORE: self.store.base_url,
+            names.ENV_PYTHON: _running_python(),
+            names.ENV_FORK_SERVER: command.fork_server_setting(self.worker_sha256),
+        }
+        body: Json = {
+            "id": self.job_id,
+            "poolInfo": {"poolId": self.pool_id},
+            "constraints": {"maxWallClockTime": _duration(config.wall_clock_hours)},
+            "onAllTasksComplete": "noaction",
+            "commonEnvironmentSettings": [{"name": name, "value": value} for name, value in settings.items()],
+            "jobPreparationTask": {
+                # Staging the worker is all that the preparation does; `sh` is on every node.
+                "commandLine": "/bin/sh -c :",
+                "resourceFiles": [
+                    {
+                        "httpUrl": f"{self.store.base_url}{worker}?{self.store.sas(worker, 'r')}",
+                        "filePath": names.WORKER_FILE,
+                    }
+                ],
+                "constraints": {"maxTaskRetryCount": 3},
+                "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
+                "waitForSuccess": True,
+            },
+            "metadata": [
+                {"name": "batchexec", "value": _version.VERSION},
+                {"name": "batchexec_store", "value": self.store.base_url},
+                {"name": "batchexec_client", "value": f"{os.getpid()}"},
+            ],
+        }
+        if self._place.where == "azure":
+            body["maxParallelTasks"] = self._place.slots
+        return body
+
+    async def _undo(self) -> None:
+        """After a failed opening: what was created goes again. Its own failures are not the error to report."""
+        with contextlib.suppress(ServiceError):
+            if self._place.where == "local":
+                await self.batch.delete_pool(self.pool_id)
+        with contextlib.suppress(ServiceError):
+            await self.store.drop(whole_container=self._own_container)
+
+
+@contextlib.asynccontextmanager
+async def connected(account: Account, timeout: float) -> AsyncIterator[aiohttp.ClientSession]:
+    """The connections of one engine."""
+    from .._azure.account import open_session
+
+    session = open_session(account, timeout)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def _all_or_first_error(*steps: Any) -> None:
+    """Run the steps side by side to their ends; then raise the first error of any."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _duration(hours: float) -> str:
+    return f"PT{round(hours * 60)}M"
+
+
+def _running_python() -> str:
+    import platform
+
+    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,0 +1,216 @@
+"""Chunks into tasks: packed, uploaded and added in few requests, in the order in which they were submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
+from .._wire import names
+from ..errors import BatchExecError, ServiceError, SourceError
+from .packer import PACK_BYTES, Packed, Packer, task_spec
+from .work import Chunk
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .session import Session
+
+_SETTLE = 0.001  # seconds without a new submit after which the batch goes
+_SETTLE_MOST = 0.005
+_UPLOADS = 16
+_ADDS = 8  # requests under way at once: bounds how far FIFO can be disturbed
+_JOB_OVER = ("JobCompleted", "JobNotFound", "JobBeingTerminated", "JobBeingDeleted", "JobNotActive", "JobDisabled")
+
+
+class Submitter:
+    """Turns the engine's inbox into tasks of the session's job."""
+
+    def __init__(self, engine: Engine, session: Session, packer: Packer) -> None:
+        self._engine = engine
+        self._session = session
+        self._packer = packer
+        self._waiting: deque[Chunk] = deque()
+        self._packs = 0
+        self._calls = 0
+        self._under_way = 0
+        self._uploads = asyncio.Semaphore(_UPLOADS)
+        self._adds = asyncio.Semaphore(_ADDS)
+        self._last_add: asyncio.Future[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return not self._under_way and not self._waiting and not self._engine.mail_count()
+
+    async def run(self) -> None:
+        while True:
+            self._engine.mail.clear()
+            if not self._engine.mail_count():
+                await self._engine.mail.wait()
+                continue
+            await self._settle()
+            self._under_way += 1
+            try:
+                await self._take()
+            finally:
+                self._under_way -= 1
+
+    async def _settle(self) -> None:
+        """Let submits that are made one after another come together."""
+        end = time.monotonic() + _SETTLE_MOST
+        seen = -1
+        while seen != self._engine.mail_count() < TASKS_PER_REQUEST:
+            seen = self._engine.mail_count()
+            await asyncio.sleep(_SETTLE)
+            if time.monotonic() > end:
+                return
+
+    async def _take(self) -> None:
+        for chunks in self._engine.take_inbox():
+            if chunks[0].is_map and len(chunks) > 0:
+                self._calls += 1
+                await self._manifest(chunks)
+            self._waiting.extend(chunks)
+        self._engine.progress.sending(len(self._waiting))
+        while self._waiting:
+            batch = await asyncio.get_running_loop().run_in_executor(None, self._next_batch) if (
+                self._may_be_slow()
+            ) else self._next_batch()
+            for chunk, error in batch.failed:
+                self._engine.fail(chunk, error)
+            if batch.packed:
+                await self._uploads.acquire()
+                previous, self._last_add = self._last_add, asyncio.get_running_loop().create_future()
+                self._packs += 1
+                self._under_way += 1
+                new, self._packer.new_blobs = self._packer.new_blobs, {}
+                self._engine.spawn(self._send(batch.packed, self._packs, new, previous, self._last_add))
+
+    def _may_be_slow(self) -> bool:
+        """Whether packing should leave the loop free: archives to build, or much data to sign."""
+        head = self._waiting[0]
+        return bool(head.reached.local) or (
+            head.items is not None and sum(len(frame) for frame in head.items.frames) > 1_000_000
+        )
+
+    def _next_batch(self) -> _Batch:
+        batch = _Batch()
+        size = 0
+        while self._waiting and len(batch.packed) < TASKS_PER_REQUEST and size < PACK_BYTES:
+            chunk = self._waiting.popleft()
+            if chunk.number not in self._engine.pending:
+                continue  # cancelled before it was sent
+            chunk.failed = chunk.items.failed if chunk.items else {}
+            if len(chunk.failed) == chunk.size and chunk.size:
+                batch.failed.append((chunk, next(iter(chunk.failed.values()))))
+                continue
+            try:
+                packed = self._packer.pack(chunk)
+            except SourceError as error:
+                batch.failed.append((chunk, error))
+                continue
+            chunk.items = None
+            batch.packed.append(packed)
+            size += len(packed.data)
+        return batch
+
+    async def _manifest(self, chunks: list[Chunk]) -> None:
+        data = self._packer.manifest(self._calls, chunks)
+        await self._session.store.put(names.manifest_blob(self._calls), data)
+
+    async def _send(
+        self,
+        packed: list[Packed],
+        pack: int,
+        blobs: dict[str, bytes | memoryview],
+        previous: asyncio.Future[None] | None,
+        added: asyncio.Future[None],
+    ) -> None:
+        """Upload one pack and add its tasks, once the pack before it was added."""
+        try:
+            store = self._session.store
+            index = self._packer.index(pack, packed)
+            data = b"".join([index, *(one.data for one in packed)])
+            uploads = [store.put(name, blob) for name, blob in blobs.items()]
+            await asyncio.gather(store.put(names.pack_blob(pack), data), *uploads)
+            self._uploads.release()
+            tasks: dict[str, dict[str, Any]] = {}
+            chunks: dict[str, Chunk] = {}
+            start = len(index)
+            for one in packed:
+                chunk = one.chunk
+                name = names.task_id(chunk.number, chunk.generation)
+                tasks[name] = self._session.task(name, task_spec(one, pack, start, store.sas))
+                chunks[name] = chunk
+                start += len(one.data)
+            if previous is not None:
+                await previous
+            for group in _groups(tasks):
+                await self._add(group, chunks)
+            await self._session.nudge_pool()
+        finally:
+            if not added.done():
+                added.set_result(None)
+            self._under_way -= 1
+            self._engine.look_for_end()
+
+    async def _add(self, tasks: list[dict[str, Any]], chunks: dict[str, Chunk]) -> None:
+        waiting = {task["id"]: task for task in tasks}
+        for name in waiting:
+            chunk = chunks[name]
+            chunk.task_id, chunk.sent_at = name, time.time()
+            chunk.future.sent_as(name)
+        delay = 0.25
+        while waiting:
+            try:
+                async with self._adds:
+                    added = await self._session.batch.add_tasks(self._session.job_id, list(waiting.values()))
+            except ServiceError as error:
+                if error.code == "RequestBodyTooLarge" and len(waiting) > 1:
+                    halves = list(waiting.values())
+                    middle = len(halves) // 2
+                    await self._add(halves[:middle], chunks)
+                    await self._add(halves[middle:], chunks)
+                    return
+                if error.code in _JOB_OVER:
+                    raise _job_over(self._session.job_id, error) from error
+                raise
+            for name, refused in added.refused:
+                self._engine.fail(chunks[name], refused)
+            waiting = {name: waiting[name] for name in added.again}
+            if waiting:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 30)
+
+
+class _Batch:
+    """Chunks packed for one request, and those that cannot be."""
+
+    def __init__(self) -> None:
+        self.packed: list[Packed] = []
+        self.failed: list[tuple[Chunk, BatchExecError]] = []
+
+
+def _groups(tasks: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Tasks by the request, within the service's limits of number and size."""
+    groups: list[list[dict[str, Any]]] = [[]]
+    size = 0
+    for task in tasks.values():
+        length = len(json.dumps(task)) + 1
+        if groups[-1] and (len(groups[-1]) >= TASKS_PER_REQUEST or size + length > BYTES_PER_REQUEST):
+            groups.append([])
+            size = 0
+        groups[-1].append(task)
+        size += length
+    return groups
+
+
+def _job_over(job: str, error: ServiceError) -> BatchExecError:
+    from ..errors import BrokenBatchExecutor
+
+    return BrokenBatchExecutor(
+        f"job {job} was ended by someone else or by its time limit ({error.code}): open a new BatchExecutor"
+    )
+

@@ -1,0 +1,100 @@
+"""Why a task that is over has no result: the typed error, from what the service says and from its log blob."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, NamedTuple
+
+from .._wire import envelope, names
+from ..errors import ResultStoreError, TamperedError, TaskError, TaskTerminatedError, WorkerCrashedError
+from .work import Chunk
+
+LOG_HEAD_BYTES = 8 + 4 * names.TAIL_BYTES  # of a log blob: enough for its signed head with both tails
+
+
+class CrashLog(NamedTuple):
+    """The signed head of a log blob."""
+
+    status: int | None  # exit code of the worker process, or minus its signal
+    oom_kills: int
+    stdout: str
+    stderr: str
+
+
+def read_log(data: bytes | None, key: bytes, job: str, chunk: Chunk) -> CrashLog | None:
+    """The head of the log blob; None when there is none, or none that a worker of ours signed."""
+    if not data or len(data) < 8:
+        return None
+    length = int.from_bytes(data[:8], "big")
+    about = envelope.context("log", job, chunk.number, chunk.generation)
+    try:
+        header, frames = envelope.unseal(key, about, data[8 : 8 + length])
+    except envelope.BadEnvelope:
+        return None
+    out, err = (bytes(frame).decode("utf-8", "replace") for frame in frames)
+    return CrashLog(header.get("status"), int(header.get("oom_kills") or 0), out, err)
+
+
+def verdict(task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None) -> TaskError:
+    """The error for a chunk whose task is completed (or gone: None) and has no result blob."""
+    info = (task or {}).get("executionInfo") or {}
+    failure = info.get("failureInfo") or {}
+    code, exit_code = failure.get("code", ""), info.get("exitCode")
+    where = {
+        "job_id": job,
+        "task_id": chunk.task_id,
+        "node_id": ((task or {}).get("nodeInfo") or {}).get("nodeId"),
+        "exit_code": exit_code,
+        "stdout": log.stdout if log else "",
+        "stderr": log.stderr if log else "",
+    }
+    what = f"{chunk.call.name} (task {chunk.task_id})"
+    if task is None:
+        return TaskTerminatedError(f"{what} is gone: someone deleted its task or its job", **where)
+    if code in ("TaskEnded", "JobBeingTerminated"):
+        limit = f", or it ran longer than timeout={timeout:g} s" if timeout else ""
+        return TaskTerminatedError(f"{what} was ended by the service: it was terminated{limit}", **where)
+    if exit_code == names.EXIT_NO_RESULT:
+        reason = _last_line(log) or "see its stderr"
+        return ResultStoreError(f"{what} ran, but could not reach storage: {reason}", **where)
+    if exit_code is not None and (exit_code != 0 or log is not None):
+        status = log.status if log and log.status is not None else exit_code
+        tries = f" (tried {info['retryCount'] + 1} times)" if info.get("retryCount") else ""
+        return WorkerCrashedError(f"{what}: its process {_death(status, log)}{tries}.{_tail(log)}", **where)
+    if failure:
+        text = failure.get("message") or ""
+        details = "; ".join(f"{d.get('name')}: {d.get('value')}" for d in failure.get("details") or ())
+        words = f"{code}: {text}" + (f" ({details})" if details else "")
+        kind = TamperedError if "changed" in words and "worker.pyz" in words else TaskError
+        return kind(f"{what} could not be run by the service: {words}", **where)
+    return ResultStoreError(f"{what} completed, but its result is not in storage: was it deleted?", **where)
+
+
+def _death(status: int, log: CrashLog | None) -> str:
+    number = -status if status < 0 else status - 128 if status > 128 else 0
+    if not number:
+        return f"ended itself with exit code {status} (os._exit?) before it had a result"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    text = f"was killed by {name}"
+    if log and log.oom_kills:
+        return f"{text}: the node ran out of memory"
+    if number == 9:
+        return f"{text}: if nobody did that, the node ran out of memory"
+    if number in (11, 7):
+        return f"{text}: a crash in compiled code, or the stack overflowed (too deep a recursion)"
+    return text
+
+
+def _last_line(log: CrashLog | None) -> str:
+    lines = log.stderr.strip().splitlines() if log else []
+    return lines[-1] if lines else ""
+
+
+def _tail(log: CrashLog | None) -> str:
+    if not log or not log.stderr.strip():
+        return ""
+    lines = log.stderr.rstrip().splitlines()[-20:]
+    return "\nIts standard error ends:\n" + "\n".join(f"  {line}" for line in lines)

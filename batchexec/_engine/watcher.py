@@ -1,0 +1,153 @@
+"""What became of the tasks: result blobs by prefix, and one incremental query of task states."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from .._wire import names
+from . import verdicts
+from .work import Chunk
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .session import Session
+
+_SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.025, 2.0
+_SHELVES = 8  # listed in a turn: work is done in order, so the first ones are where results appear
+_READS = 32
+_STATES_EVERY = 8  # task states are asked for this many times more slowly than results
+_OVERLAP = 10  # how many turns back a query of states reaches: the service's indexes may lag
+_LOST_SECONDS = 60.0  # a task not heard of for so long is asked for by name
+
+
+class Watcher:
+    """Watches the chunks that were sent, and reports each exactly once."""
+
+    def __init__(self, engine: Engine, session: Session) -> None:
+        self._engine = engine
+        self._session = session
+        self._longest = _LONGEST_LOCAL if engine.place.where == "local" else _LONGEST
+        self._interval = _SHORTEST
+        self._round_trip = 0.0
+        self._reads = asyncio.Semaphore(_READS)
+        self._reading: set[int] = set()  # numbers of chunks whose blobs are being read
+        self._since = "2000-01-01T00:00:00Z"
+        self._turn = 0
+
+    def _sent(self) -> list[Chunk]:
+        return [chunk for chunk in self._engine.pending.values() if chunk.task_id]
+
+    async def watch_results(self) -> None:
+        """List the shelves on which results are awaited, and read what is new."""
+        while True:
+            sent = self._sent()
+            self._engine.tend()
+            if not sent:
+                self._interval = _SHORTEST
+                await asyncio.sleep(_SHORTEST if self._engine.pending else self._longest / 2)
+                continue
+            begin = time.monotonic()
+            found = await asyncio.gather(*(self._session.store.names(shelf) for shelf in self._shelves(sent)))
+            self._round_trip = time.monotonic() - begin
+            fresh = self._awaited([name for listing in found for name in listing])
+            for chunk in fresh:
+                self._engine.spawn(self._read(chunk))
+            # Results come in bursts: look again soon after one, more and more rarely otherwise.
+            self._interval = _SHORTEST if fresh else min(self._interval * 1.3, self._longest)
+            await asyncio.sleep(max(self._interval, min(self._round_trip, self._longest)))
+
+    async def watch_tasks(self) -> None:
+        """Show what runs, and find tasks that are over without a result."""
+        while True:
+            pause = max(self._longest, self._interval) * _STATES_EVERY / 2
+            sent = self._sent()
+            if sent:
+                changed = await self._session.batch.tasks_changed_since(self._session.job_id, self._since)
+                self._apply(changed, {chunk.task_id: chunk for chunk in sent})
+                self._move_window(changed, pause)
+                await self._ask_for_lost(sent)
+            await asyncio.sleep(pause)
+
+    def _shelves(self, sent: list[Chunk]) -> list[str]:
+        """Prefixes to list in this turn: the first with pending chunks, and one of the others by turns."""
+        prefixes = list(dict.fromkeys(names.shelf_prefix(chunk.number) for chunk in sent))
+        chosen, others = prefixes[:_SHELVES], prefixes[_SHELVES:]
+        if others:
+            self._turn += 1
+            chosen.append(others[self._turn % len(others)])
+        return chosen
+
+    def _awaited(self, blobs: Iterable[str]) -> list[Chunk]:
+        """The chunks whose results are among these blobs and not yet being read."""
+        chunks = []
+        for blob in blobs:
+            number = int(blob.rpartition("/")[2].partition(".")[0])
+            chunk = self._engine.pending.get(number)
+            if chunk is None or number in self._reading:
+                continue
+            if blob == names.result_blob(number, chunk.generation):
+                self._reading.add(number)
+                chunks.append(chunk)
+        return chunks
+
+    async def _read(self, chunk: Chunk) -> None:
+        async with self._reads:
+            data = await self._session.store.get(names.result_blob(chunk.number, chunk.generation))
+        self._reading.discard(chunk.number)
+        if data is not None:
+            self._engine.deliver(chunk, data)
+
+    def _apply(self, changed: list[dict[str, Any]], sent: dict[str, Chunk]) -> None:
+        for task in changed:
+            chunk = sent.get(task["id"])
+            if chunk is None:
+                continue
+            state = task["state"].lower()
+            if state == "running":
+                self._engine.show_running(chunk)
+            elif state == "completed" and chunk.number not in self._reading:
+                self._reading.add(chunk.number)
+                self._engine.spawn(self._finish(chunk, task))
+
+    async def _finish(self, chunk: Chunk, task: dict[str, Any] | None) -> None:
+        """A task is over: its result, asked for by name, or the reason why there is none."""
+        store, session = self._session.store, self._session
+        async with self._reads:
+            data = await store.get(names.result_blob(chunk.number, chunk.generation))
+            if data is not None:
+                self._engine.deliver(chunk, data)
+                return
+            head = await store.get(
+                names.log_blob(chunk.number, chunk.generation), (0, verdicts.LOG_HEAD_BYTES)
+            )
+        log = verdicts.read_log(head, session.key, session.job_id, chunk)
+        self._engine.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, self._engine.config.timeout))
+
+    def _move_window(self, changed: list[dict[str, Any]], pause: float) -> None:
+        """Ask next time from a little before the latest change seen: the service's own clock counts."""
+        times = [task["stateTransitionTime"] for task in changed if task.get("stateTransitionTime")]
+        if times:
+            latest = _parse(max(times)) - timedelta(seconds=max(pause * _OVERLAP, 0.5))
+            self._since = max(self._since, latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+
+    async def _ask_for_lost(self, sent: list[Chunk]) -> None:
+        """Tasks long unheard of, a few at a time: deleted by someone, or missed by the queries."""
+        now = time.time()
+        quiet = [chunk for chunk in sent if now - max(chunk.sent_at, chunk.asked_at) > _LOST_SECONDS][:20]
+        for chunk in quiet:
+            chunk.asked_at = now
+            task = await self._session.batch.get_task(self._session.job_id, chunk.task_id)
+            gone = task is None
+            if (gone or str((task or {}).get("state")).lower() == "completed") and chunk.number not in self._reading:
+                self._reading.add(chunk.number)
+                self._engine.spawn(self._finish(chunk, task))
+
+
+def _parse(time_text: str) -> datetime:
+    """A service time: ISO 8601 with up to seven digits of a second, which Python 3.10 does not read."""
+    whole, _, fraction = time_text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(whole) + timedelta(seconds=float(f"0.{fraction or 0}"))

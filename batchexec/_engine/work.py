@@ -1,0 +1,110 @@
+"""What travels between the user's thread and the engine: parts, calls, chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+
+from .._source import Reached, dumps_recording
+from .._wire import envelope, payload
+from ..errors import PayloadError, PicklingError, SourceError
+
+if TYPE_CHECKING:
+    from ..futures import ChunkFuture
+
+_INLINE_BYTES = 4096  # a callable up to this size is repeated in each chunk, which saves its reading
+
+
+class Part:
+    """Something pickled once, with what it needs on the worker."""
+
+    def __init__(self, obj: object, what: str) -> None:
+        """Raises PicklingError, which names `what`."""
+        buffers = payload.BufferCollector()
+        try:
+            pickled, self.reached = dumps_recording(obj, buffer_callback=buffers)
+        except SourceError:
+            raise
+        except Exception as error:
+            raise PicklingError(
+                f"{what} cannot be pickled, so it cannot travel to a worker: {type(error).__name__}: {error}"
+            ) from error
+        self.frames: list[payload.Frame] = [pickled, *buffers.frames]
+
+    @property
+    def inline(self) -> bool:
+        return len(self.frames) == 1 and len(self.frames[0]) <= _INLINE_BYTES
+
+    @cached_property
+    def blob(self) -> tuple[str, bytes]:
+        """Content hash and bytes, for a part that is a blob of its own."""
+        data = envelope.join_frames({}, self.frames)
+        return envelope.sha256(data), data
+
+
+class ItemsPart:
+    """The arguments of a chunk's items. Items that cannot be pickled are told apart, so that their neighbours run."""
+
+    def __init__(self, items: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+        self.failed: dict[int, PayloadError] = {}
+        try:
+            part = Part(list(items), "an argument")
+        except PayloadError:
+            kept = []
+            for index, item in enumerate(items):
+                try:
+                    Part(item, "an argument")
+                    kept.append(item)
+                except PayloadError as error:
+                    self.failed[index] = error
+            part = Part(kept, "an argument")
+        self.frames = part.frames
+        self.reached = part.reached
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One `submit` or `map`: the callable and what all its chunks share."""
+
+    name: str
+    code: Part
+    init: Part | None
+    seed: int | None
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Some items of one call: one task at a time, one future."""
+
+    number: int
+    call: Call
+    first_item: int  # number of its first item in the executor, which names its seed
+    size: int
+    items: ItemsPart | None  # None once it is in storage
+    future: ChunkFuture[Any]
+    offset: int = 0  # of its first item in its call, for messages
+    is_map: bool = False
+    generation: int = 0
+    task_id: str = ""
+    sent_at: float = 0.0
+    asked_at: float = 0.0
+    running: bool = False
+    failed: dict[int, PayloadError] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> Reached:
+        """Modules that its callable, initializer and arguments need on the worker."""
+        parts = [self.call.code.reached]
+        if self.call.init is not None:
+            parts.append(self.call.init.reached)
+        if self.items is not None:
+            parts.append(self.items.reached)
+        local = frozenset().union(*(part.local for part in parts))
+        third_party = sorted(set().union(*(part.third_party for part in parts)))
+        return Reached(local, tuple(third_party))
+
+
+__all__ = ["Call", "Chunk", "ItemsPart", "Part"]

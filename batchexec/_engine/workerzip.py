@@ -1,0 +1,68 @@
+"""worker.pyz: the worker, what it shares with the client, and cloudpickle, from the installed packages."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import marshal
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+
+from .._wire import envelope
+
+_ROOMS = ("_wire", "_worker")  # and the face, so that user modules can import batchexec on a node
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is
+
+
+@functools.cache
+def build() -> tuple[str, bytes]:
+    """SHA-256 and bytes of the zipapp. The same installation builds the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, path in sorted(_modules()):
+            source = path.read_bytes()
+            # Source for a worker of another minor, which has to say so; byte code for all others, as compiling costs
+            # more than everything else that a task does before user code.
+            _add(archive, name, source)
+            _add(archive, name + "c", _byte_code(path, source))
+    data = file.getvalue()
+    return envelope.sha256(data), data
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    package = Path(__file__).parent.parent
+    for folder in (package, *(package / room for room in _ROOMS)):
+        for path in folder.glob("*.py"):
+            yield path.relative_to(package.parent).as_posix(), path
+    pickler = Path(cloudpickle.__file__).parent
+    for path in pickler.glob("*.py"):
+        yield f"cloudpickle/{path.name}", path
+
+
+def _byte_code(path: Path, source: bytes) -> bytes:
+    """The module's .pyc: from the cache that importing it left, else compiled."""
+    head = importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(source)
+    cached = Path(importlib.util.cache_from_source(str(path)))
+    try:
+        known = cached.read_bytes()
+        status = path.stat()
+    except OSError:
+        known = b""
+    if known:
+        fresh = int(status.st_mtime).to_bytes(4, "little", signed=False) + (status.st_size & 0xFFFFFFFF).to_bytes(
+            4, "little"
+        )
+        if known[:16] == importlib.util.MAGIC_NUMBER + bytes(4) + fresh:
+            return head + known[16:]
+    code = compile(source, str(path), "exec", dont_inherit=True, optimize=sys.flags.optimize)
+    return head + marshal.dumps(code)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED, 1)

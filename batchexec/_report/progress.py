@@ -1,0 +1,164 @@
+"""The progress line, the echo of remote output, and warnings; on standard error and output, no library needed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from .._engine.session import Place
+    from .._engine.work import Chunk
+    from ..futures import Delivery
+
+_QUIET_SECONDS = 2.0
+_REDRAW_SECONDS = 0.5
+_TYPICAL = "typically 3 to 8 min"  # to allocate nodes from zero (the service publishes no figure; reports agree)
+
+
+class Progress:
+    """One executor's voice. Methods may be called from any thread; a redraw happens at calls, never by a thread."""
+
+    def __init__(self, *, show: bool | None, echo: bool) -> None:
+        self._lock = threading.RLock()
+        self._show = _is_watched(sys.stderr) if show is None else show
+        self._forced = show is True
+        self._echo = echo
+        self._began = time.monotonic()
+        self._stage = ""
+        self._stage_began = self._began
+        self._total = 0
+        self._done = 0
+        self._drawn = 0.0
+        self._width = 0
+        self._closed = False
+
+    def announce(self, text: str, *, always: bool) -> None:
+        """One line about where the work goes: always when it costs money, else only to someone watching."""
+        if always or self._show:
+            with self._lock:
+                self._wipe()
+                _write(sys.stderr, f"batchexec: {text}\n")
+
+    def stage(self, name: str, place: Place) -> None:
+        with self._lock:
+            self._stage, self._stage_began = name, time.monotonic()
+            self._began = self._stage_began
+            self._place = place
+
+    def items_added(self, count: int) -> None:
+        with self._lock:
+            self._total += count
+
+    def sending(self, chunks: int) -> None:
+        with self._lock:
+            if self._stage == "opening":
+                self._stage, self._stage_began = "starting", time.monotonic()
+
+    def pool(self, pool: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
+        """What the pool is doing while work waits."""
+        with self._lock:
+            ready = sum(node["state"].lower() in ("idle", "running") for node in nodes)
+            target = int(pool.get("targetDedicatedNodes") or 0) + int(pool.get("targetLowPriorityNodes") or 0)
+            if ready:
+                self._stage = f"{ready} of {max(target, ready)} nodes"
+            else:
+                self._stage = f"starting {target or 'the first'} nodes"
+            self._draw()
+
+    def chunk_done(self, items: int) -> None:
+        with self._lock:
+            self._done += items
+            self._draw()
+
+    def tick(self) -> None:
+        with self._lock:
+            self._draw()
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            self._wipe()
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def echo(self, chunk: Chunk, delivery: Delivery) -> None:
+        """What the chunk printed, to this process's own streams; by item where it has several."""
+        if self._echo and any(delivery.streams):
+            with self._lock:
+                self._wipe()
+                for stream, data, ends in zip(
+                    (sys.stdout, sys.stderr), delivery.streams, zip(*delivery.marks, strict=True), strict=True
+                ):
+                    _write(stream, _by_item(chunk, data, ends))
+
+    def echo_failure(self, chunk: Chunk, error: BaseException) -> None:
+        if self._echo:
+            with self._lock:
+                self._wipe()
+                _write(sys.stdout, getattr(error, "stdout", ""))
+                _write(sys.stderr, getattr(error, "stderr", ""))
+
+    def close(self) -> None:
+        with self._lock:
+            self._wipe()
+            self._closed = True
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if not self._show or self._closed or now - self._began < _QUIET_SECONDS:
+            return
+        if now - self._drawn < _REDRAW_SECONDS:
+            return
+        self._drawn = now
+        line = f"batchexec: {self._done}/{self._total} items, {_clock(now - self._began)}"
+        if self._stage.startswith("starting"):
+            line += f", {self._stage}, {_clock(now - self._stage_began)} of {_TYPICAL}"
+        elif self._stage:
+            line += f", {self._stage}"
+        _write(sys.stderr, "\r" + line.ljust(self._width))
+        self._width = len(line)
+
+    def _wipe(self) -> None:
+        if self._width:
+            _write(sys.stderr, "\r" + " " * self._width + "\r")
+            self._width = 0
+
+
+def _by_item(chunk: Chunk, data: bytes, ends: tuple[int, ...]) -> str:
+    """The stream's text; with each line's item before it when the chunk has several. `ends` are offsets in the whole
+    stream, of which `data` is the tail."""
+    if chunk.size == 1:
+        return data.decode("utf-8", "replace")
+    cut = ends[-1] - len(data)
+    lines: list[str] = []
+    items = [index for index in range(chunk.size) if index not in chunk.failed]
+    for position, index in enumerate(items):
+        piece = data[max(0, ends[position] - cut) : max(0, ends[position + 1] - cut)]
+        text = piece.decode("utf-8", "replace")
+        lines += [f"[{chunk.offset + index}] {line}" for line in text.splitlines()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _is_watched(stream: TextIO | None) -> bool:
+    """Whether someone is looking: a terminal, or a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return (stream is not None and stream.isatty()) or type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None or not text:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads this stream any more; the work goes on

@@ -1,0 +1,92 @@
+"""From the modules that a pickle names to all that a worker must have to import them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from batchexec._source.imports import Import
+from batchexec._source.layout import Entry, entries
+from batchexec._source.modules import Kind, kind, top_level
+from batchexec.errors import SourceError
+
+_FRESH_SECONDS = 1.0
+
+
+class Reached(NamedTuple):
+    """What a pickled object needs on a worker.
+
+    `local`: top-level names of the user's own modules and of those of theirs that they import in turn;
+    `third_party`: full names of third-party modules, sorted.
+    """
+
+    local: frozenset[str] = frozenset()
+    third_party: tuple[str, ...] = ()
+
+
+NOTHING = Reached()
+
+
+def reach(required: frozenset[str], met: frozenset[str]) -> Reached:
+    """What a worker needs for the modules `required`, imported by name, and `met`, which may be imported.
+
+    Files and loaded modules are looked at again at most once a second. Raises SourceError for a required
+    module that exists in this process only, and for local files that cannot be read.
+    """
+    return _reach(required, met, int(time.monotonic() / _FRESH_SECONDS)) if required or met else NOTHING
+
+
+def local_closure(tops: Iterable[str]) -> dict[str, list[Entry]]:
+    """The files of the local modules `tops` and of all local modules that they import, by top-level name."""
+    found: dict[str, list[Entry]] = {}
+    seen = set()
+    pending = set(tops)
+    while pending:
+        top = pending.pop()
+        seen.add(top)
+        if kind(top) is Kind.LOCAL:
+            found[top] = entries(top)
+            for entry in found[top]:
+                pending |= {top_level(name) for name in imported(entry.imports(), entry.package())}
+            pending -= seen
+    return found
+
+
+def imported(imports: Iterable[Import], package: str) -> Iterator[str]:
+    """Full names of the modules that `imports` bring in: a.b for `from a import b` when that is a module."""
+    for item in imports:
+        base = item.absolute(package)
+        if base is None:
+            continue
+        inner = [name for n in item.names if (name := f"{base}.{n}") in sys.modules]
+        yield from inner
+        if not inner or len(inner) < len(item.names):
+            yield base
+
+
+@functools.lru_cache(maxsize=256)
+def _reach(required: frozenset[str], met: frozenset[str], _when: int) -> Reached:
+    local = set()
+    third_party = set()
+    for name in required | met:
+        what = kind(name)
+        if what is Kind.LOCAL:
+            local.add(top_level(name))
+        elif what is Kind.INSTALLED:
+            third_party.add(name)
+        elif what is Kind.MISSING and name in required and name in sys.modules:
+            raise SourceError(
+                f"module {name!r} was made in this process and has no file, so a worker cannot import it: "
+                "put its code into a file, or define the callable in the main script"
+            )
+    files = local_closure(local)
+    for entry in (e for group in files.values() for e in group):
+        # Of a package's modules only those in use here say what is worth loading there.
+        if entry.name.endswith(".py") and entry.module() in sys.modules:
+            for name in imported(entry.imports(), entry.package()):
+                if name in sys.modules and kind(name) is Kind.INSTALLED:
+                    third_party.add(name)
+    return Reached(frozenset(files), tuple(sorted(third_party)))

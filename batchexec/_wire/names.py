@@ -1,0 +1,81 @@
+"""Names both sides use: environment settings, blobs, tasks, limits."""
+
+from __future__ import annotations
+
+# Environment settings of the job (secret: KEY) and of each task (secret: CHUNK, it carries SAS).
+ENV_JOB = "BX_JOB"
+ENV_KEY = "BX_KEY"
+ENV_STORE = "BX_STORE"
+ENV_PYTHON = "BX_PYTHON"
+ENV_CHUNK = "BX_CHUNK"
+ENV_SECRET = (ENV_KEY, ENV_CHUNK)
+ENV_FORK_SERVER = "BATCHEXEC_FORK_SERVER"
+ENV_PRELOAD_FD = "BATCHEXEC_FORK_PRELOAD_FD"
+# Set by the worker for the user's code: here, BatchExecutor() would be work that starts work.
+ENV_INSIDE = "BX_INSIDE"
+
+WORKER_FILE = "worker.pyz"
+FORK_MODULE = "batchexec._worker.forked"
+
+TAIL_BYTES = 64 * 1024  # of stdout and stderr kept with a result
+PUT_LIMIT = 5000 * 1024 * 1024  # Put Blob's limit, hence a result's
+BUFFER_BLOB_BYTES = 1024 * 1024  # out-of-band buffers from this size on are blobs of their own
+SHELF_CHUNKS = 100
+
+# Exit codes of a worker that could not store a result; chosen outside the shells' and Batch's own.
+EXIT_NO_RESULT = 91
+EXIT_TAMPERED = 92
+EXIT_REFUSED = 93
+
+
+def worker_blob(sha256: str) -> str:
+    return f"worker/{sha256}.pyz"
+
+
+def code_blob(sha256: str) -> str:
+    return f"code/{sha256}"
+
+
+def source_blob(sha256: str) -> str:
+    return f"source/{sha256}.zip"
+
+
+def data_blob(sha256: str) -> str:
+    return f"data/{sha256}"
+
+
+def manifest_blob(call: int) -> str:
+    return f"manifest/{call:06d}"
+
+
+def pack_blob(pack: int) -> str:
+    return f"in/{pack:08d}"
+
+
+def shelf_prefix(chunk: int) -> str:
+    return f"out/{chunk // SHELF_CHUNKS:06d}/"
+
+
+def chunk_name(chunk: int, generation: int) -> str:
+    """The chunk's name in blobs, and its task's id."""
+    return f"{chunk:08d}.{generation}"
+
+
+def task_id(chunk: int, generation: int) -> str:
+    return f"c{chunk:08d}-g{generation}"
+
+
+def parse_task_id(name: str) -> tuple[int, int] | None:
+    """(chunk, generation) of a task id of ours, None for anybody else's."""
+    head, dash, tail = name.partition("-g")
+    if not dash or head[:1] != "c" or not head[1:].isdigit() or not tail.isdigit():
+        return None
+    return int(head[1:]), int(tail)
+
+
+def result_blob(chunk: int, generation: int) -> str:
+    return shelf_prefix(chunk) + chunk_name(chunk, generation)
+
+
+def log_blob(chunk: int, generation: int) -> str:
+    return f"log/{chunk_name(chunk, generation)}"

@@ -1,0 +1,31 @@
+"""The worker as a fork server's zipapp (docs/fork-server.md): preload, run, postmortem."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client  # noqa: F401 - what every task needs is loaded before the fork
+import importlib
+import sys
+
+from .._wire import names
+from . import crash, items, task  # noqa: F401
+
+_attempted: set[str] = set()
+
+
+def preload(modules: list[str]) -> None:
+    """Import modules that tasks need; one that cannot be imported fails in the task, with its own error."""
+    for name in modules:
+        _attempted.add(name)
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def run(argv: list[str], env: dict[str, str], cwd: str) -> int | None:
+    preloads = task.PreloadRequest(int(env[names.ENV_PRELOAD_FD]), _attempted)
+    sys.argv = [""]
+    return task.run(task.Task(env, cwd), preloads)
+
+
+def postmortem(argv: list[str], env: dict[str, str], cwd: str, status: int) -> None:
+    crash.report(task.Task(env, cwd), status)

@@ -1,0 +1,106 @@
+"""Running the items of a chunk one by one, and what came of each."""
+
+from __future__ import annotations
+
+import reprlib
+import time
+import traceback
+from typing import Any, Callable  # noqa: UP035 - Python 3.8 must be able to read the worker
+
+import cloudpickle
+
+from .._wire import payload, seeds
+
+class Ran:
+    """What came of a chunk: outcomes in order, the frames they own, where in the logs each item began."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[dict[str, Any]] = []
+        self.frames: list[payload.Frame] = []
+        self.marks: list[list[int]] = []
+        self.seconds: list[float] = []
+
+
+def run_items(
+    function: Callable[..., Any],
+    items: list[tuple[tuple[Any, ...], dict[str, Any]]],
+    numbers: list[int],
+    seed: int | None,
+    log_sizes: Callable[[], list[int]],
+) -> Ran:
+    """Call `function` on each item. `numbers` are the items' numbers in their executor, which name their seeds."""
+    ran = Ran()
+    for (args, kwargs), number in zip(items, numbers):  # noqa: B905 - of equal length; Python 3.8
+        ran.marks.append(log_sizes())
+        if seed is not None:
+            seeds.for_item(seed, number)
+        start = time.perf_counter()
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
+            outcome, frames = _failure(error), pickled_error(error)
+            outcome["call"] = describe_call(function, args, kwargs)
+        else:
+            outcome, frames = _success(value)
+            del value
+        ran.seconds.append(round(time.perf_counter() - start, 6))
+        outcome["n"] = len(frames)
+        ran.outcomes.append(outcome)
+        ran.frames += frames
+    ran.marks.append(log_sizes())
+    return ran
+
+
+def describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """`name(args)`, short: for messages only."""
+    shorten = reprlib.Repr()
+    shorten.maxother = shorten.maxstring = 60
+    try:
+        words = [shorten.repr(arg) for arg in args] + [f"{k}={shorten.repr(v)}" for k, v in kwargs.items()]
+    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not hide the error being described
+        words = [f"arguments whose repr raises {type(error).__name__}"]
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    text = f"{name}({', '.join(words)})"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Class, message and traceback of an exception as text. Frames of the worker itself are left out."""
+    trace = error.__traceback__
+    while trace is not None and "batchexec/_worker/" in trace.tb_frame.f_code.co_filename.replace("\\", "/"):
+        trace = trace.tb_next
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
+        text = f"<no text: its __str__ raises {type(broken).__name__}>"
+    kind = type(error)
+    return {
+        "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+        "text": text,
+        "traceback": "".join(traceback.format_exception(kind, error, trace)),
+    }
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    outcome = error_fields(error)
+    if not isinstance(error, Exception):
+        outcome["exit"] = True
+    return outcome
+
+
+def pickled_error(error: BaseException) -> list[payload.Frame]:
+    """The exception's frames; none when it cannot be pickled, then it travels as text."""
+    if not isinstance(error, Exception):
+        return []
+    try:
+        return payload.dump(error, cloudpickle.dumps)
+    except Exception:  # noqa: BLE001 - pickling runs user code; the outcome's text says what was raised
+        return []
+
+
+def _success(value: object) -> tuple[dict[str, Any], list[payload.Frame]]:
+    try:
+        return {}, payload.dump(value, cloudpickle.dumps)
+    except Exception as error:  # noqa: BLE001 - pickling runs user code
+        reason = error_fields(error)
+        return {"unpicklable": type(value).__qualname__, **reason}, []

@@ -1,0 +1,102 @@
+"""Blob storage as a worker sees it: a few verbs over HTTP on SAS URLs, with retries."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import time
+import urllib.parse
+from typing import Any
+
+_RETRIED = frozenset((408, 429, 500, 502, 503, 504))
+_TRIES = 10
+_FIRST_DELAY, _LONGEST_DELAY = 0.25, 90.0
+_TIMEOUT = 60.0  # seconds without a byte; a body as a whole may take longer
+
+
+class StoreError(Exception):
+    """Storage refused a request for good. `status` is 0 when nothing answered."""
+
+    def __init__(self, verb: str, name: str, status: int, detail: str) -> None:
+        super().__init__(f"{verb} {name}: {status or 'no answer'} {detail}")
+        self.status = status
+
+
+class Store:
+    """The blobs below one base URL. Not for several threads."""
+
+    def __init__(self, base_url: str) -> None:
+        url = urllib.parse.urlsplit(base_url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT)
+        self._path = url.path.rstrip("/") + "/"
+
+    def get(self, name: str, sas: str, span: tuple[int, int] | None = None) -> bytes:
+        """The blob, or its bytes [start, stop)."""
+        headers = {} if span is None else {"x-ms-range": f"bytes={span[0]}-{span[1] - 1}"}
+        status, body = self._request("GET", name, sas, None, headers)
+        if status not in (200, 206):
+            raise StoreError("GET", name, status, _code(body))
+        return body
+
+    def exists(self, name: str, sas: str) -> bool:
+        status, body = self._request("HEAD", name, sas, None, {})
+        if status not in (200, 404):
+            raise StoreError("HEAD", name, status, _code(body))
+        return status == 200
+
+    def put_new(self, name: str, sas: str, body: bytes) -> bool:
+        """Create the blob; False when there was one already (then that one stands)."""
+        headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*"}
+        status, answer = self._request("PUT", name, sas, body, headers)
+        if status == 201:
+            return True
+        # A create-only SAS answers 403 instead of 409 over an existing blob.
+        if status in (403, 409) and self.exists(name, sas):
+            return False
+        raise StoreError("PUT", name, status, _code(answer))
+
+    def put(self, name: str, sas: str, body: Any, length: int) -> None:
+        """Write the blob, whatever was there. `body`: bytes, or an open file at its beginning."""
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Length": str(length)}
+        status, answer = self._request("PUT", name, sas, body, headers)
+        if status != 201:
+            raise StoreError("PUT", name, status, _code(answer))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _request(self, verb: str, name: str, sas: str, body: Any, headers: dict[str, str]) -> tuple[int, bytes]:
+        target = f"{self._path}{urllib.parse.quote(name)}?{sas}"
+        headers = {"x-ms-version": "2021-12-02", **headers}
+        delay = _FIRST_DELAY
+        for left in reversed(range(_TRIES)):
+            try:
+                if hasattr(body, "seek"):
+                    body.seek(0)
+                self._connection.request(verb, target, body, headers)
+                response = self._connection.getresponse()
+                status, answer = response.status, response.read()
+                if status not in _RETRIED or not left:
+                    return status, answer
+                wait = _retry_after(response, delay)
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                if not left:
+                    raise StoreError(verb, name, 0, f"{type(error).__name__}: {error}") from error
+                wait = delay
+            time.sleep(wait * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, _LONGEST_DELAY)
+        raise AssertionError("unreachable")
+
+
+def _retry_after(response: http.client.HTTPResponse, delay: float) -> float:
+    value = response.getheader("Retry-After", "")
+    return min(float(value), _LONGEST_DELAY) if value.isdigit() else delay
+
+
+def _code(body: bytes) -> str:
+    """The service's error code, from its XML."""
+    text = body[:2000].decode("utf-8", "replace")
+    _, found, rest = text.partition("<Code>")
+    return rest.partition("</Code>")[0] if found else text[:200]

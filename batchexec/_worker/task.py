@@ -1,0 +1,228 @@
+"""One task: fetch the chunk, run its items, store the result once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+from .._wire import envelope, names, payload, seeds
+from . import logs
+from .cache import NodeCache
+from .store import Store, StoreError
+
+
+class Refusal(Exception):
+    """The chunk as a whole cannot be run; `code` says why to the client, `fields` what it needs to know."""
+
+    def __init__(self, code: str, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.fields = fields
+        self.frames: list[payload.Frame] = []  # the exception behind it, pickled
+
+    @classmethod
+    def for_error(cls, code: str, error: BaseException, **fields: Any) -> Refusal:
+        """With class, message and traceback of `error`, and itself where it can be pickled."""
+        from . import items
+
+        about = items.error_fields(error)
+        refusal = cls(code, about.pop("text"), **about, **fields)
+        refusal.frames = items.pickled_error(error)
+        return refusal
+
+
+class Task:
+    """What the environment says of the task. Key and SAS are taken out of `env` here."""
+
+    def __init__(self, env: dict[str, str], work_dir: str) -> None:
+        spec = json.loads(env[names.ENV_CHUNK])
+        self.job = env[names.ENV_JOB]
+        self.key = base64.b64decode(env[names.ENV_KEY])
+        self.client_python = env[names.ENV_PYTHON]
+        self.chunk: int = spec["chunk"]
+        self.generation: int = spec["gen"]
+        self.spec = spec
+        self.node = env.get("AZ_BATCH_NODE_ID", "")
+        self.work_dir = work_dir
+        self.task_dir = env.get("AZ_BATCH_TASK_DIR", work_dir)
+        self.store = Store(env[names.ENV_STORE])
+        self.cache = NodeCache(
+            os.path.join(env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", work_dir), "cache"), self.store, spec["blobs"]
+        )
+        self.result_name = names.result_blob(self.chunk, self.generation)
+        for name in names.ENV_SECRET:
+            env.pop(name, None)
+            os.environ.pop(name, None)
+        os.environ[names.ENV_INSIDE] = "1"
+
+    def has_result(self) -> bool:
+        return self.store.exists(self.result_name, self.spec["out"])
+
+    def fetch(self) -> tuple[dict[str, Any], list[memoryview]]:
+        """Header and frames of the chunk. Raises Refusal when it is not what our client signed."""
+        start, stop = self.spec["range"]
+        data = self.store.get(names.pack_blob(self.spec["pack"]), self.spec["in"], (start, stop))
+        about = envelope.context("chunk", self.job, self.chunk, self.generation)
+        try:
+            return envelope.unseal(self.key, about, data)
+        except envelope.BadEnvelope as error:
+            raise Refusal("tampered", f"chunk {self.chunk}: {error}") from error
+
+    def store_result(self, header: dict[str, Any], frames: list[payload.Frame]) -> None:
+        about = envelope.context("result", self.job, self.chunk, self.generation)
+        data = envelope.seal(self.key, about, header, frames)
+        if len(data) > names.PUT_LIMIT:
+            size = f"{len(data) / 2**20:,.0f} MiB"
+            header = {"node": self.node, "failure": {"code": "too_large", "text": f"the chunk's results take {size}"}}
+            data = envelope.seal(self.key, about, header)
+        self.store.put_new(self.result_name, self.spec["out"], data)
+
+
+def run(task: Task, preloads: PreloadRequest | None = None) -> int | None:
+    """Run the task in this process and store its result. The exit code; None to be started again after preloading."""
+    began = time.time()
+    header: dict[str, Any] = {"node": task.node}
+    frames: list[payload.Frame] = []
+    streams = logs.Streams(task.task_dir, task.work_dir)
+    try:
+        if task.has_result():
+            return 0
+        try:
+            if task.client_python != running_python():
+                raise Refusal("python_mismatch", "", client=task.client_python, worker=running_python())
+            chunk, chunk_frames = task.fetch()
+            if preloads is not None and preloads.wants(chunk["modules"]):
+                return None
+            header, frames = _run_chunk(task, chunk, chunk_frames, streams)
+        except Refusal as refusal:
+            header["failure"] = {"code": refusal.code, "text": str(refusal), **refusal.fields}
+            frames = refusal.frames
+        sizes = streams.sizes()
+        tails = [logs.tail(path, size) for path, size in zip(streams.paths, sizes)]  # noqa: B905
+        header.update(
+            node=task.node, began=began, ended=time.time(), peak_rss=_peak_rss(), log_sizes=sizes, pid=os.getpid()
+        )
+        if any(size > names.TAIL_BYTES for size in sizes):
+            upload_log(task, streams.paths, {"tails": [len(tail) for tail in tails]}, tails)
+            header["log"] = True
+        task.store_result(header, [*frames, *tails])
+        return 0
+    except StoreError as error:
+        print(f"batchexec worker: {error}", file=sys.stderr)
+        return names.EXIT_NO_RESULT
+    finally:
+        streams.replay()
+        task.store.close()
+
+
+class PreloadRequest:
+    """The way to ask the node's fork server for modules; must be closed before user code runs."""
+
+    def __init__(self, descriptor: int, attempted: set[str]) -> None:
+        self._descriptor = descriptor
+        self._attempted = attempted
+
+    def wants(self, modules: list[str]) -> bool:
+        """True when the server was asked to import some of `modules` that it has not tried yet."""
+        missing = [name for name in modules if name not in self._attempted and name not in sys.modules]
+        if missing:
+            os.write(self._descriptor, json.dumps(missing).encode() + b"\n")
+        os.close(self._descriptor)
+        return bool(missing)
+
+
+def upload_log(task: Task, paths: list[str], header: dict[str, Any], frames: list[bytes]) -> None:
+    """Both streams whole, after a signed head with sizes and tails. Overwrites what an earlier try left."""
+    about = envelope.context("log", task.job, task.chunk, task.generation)
+    header = {**header, "node": task.node, "log_sizes": logs.sizes(paths)}
+    file, length = logs.log_file(envelope.seal(task.key, about, header, frames), paths)
+    with file:
+        task.store.put(names.log_blob(task.chunk, task.generation), task.spec["log"], file, length)
+
+
+def running_python() -> str:
+    """This interpreter's implementation and minor: pickled code travels between equal ones only."""
+    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _run_chunk(
+    task: Task, chunk: dict[str, Any], frames: list[memoryview], streams: logs.Streams
+) -> tuple[dict[str, Any], list[payload.Frame]]:
+    import importlib
+
+    from . import items  # cloudpickle is imported here: never before the versions were compared
+
+    started = time.perf_counter()
+    try:
+        for index, digest in chunk["external"].items():
+            frames[int(index)] = task.cache.data(digest)
+        parts = _Parts(task, chunk["parts"], frames)
+        if chunk["source"]:
+            sys.path.insert(1, task.cache.source(chunk["source"]))
+            importlib.invalidate_caches()
+    except envelope.BadEnvelope as error:
+        raise Refusal("tampered", str(error)) from error
+    seeds.fresh()
+    if chunk["seed"] is not None:
+        seeds.prepare()
+    if "init" in chunk["parts"]:
+        initializer, initargs = _load(parts, "init", "the initializer")
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            raise Refusal.for_error("initializer", error) from error
+    function = _load(parts, "code", "the callable")
+    arguments = _load(parts, "items", "the arguments")
+    loaded = time.perf_counter()
+    ran = items.run_items(function, arguments, chunk["numbers"], chunk["seed"], streams.sizes)
+    header = {
+        "outcomes": ran.outcomes,
+        "marks": ran.marks,
+        "seconds": ran.seconds,
+        "load_seconds": round(loaded - started, 6),
+        "run_seconds": round(time.perf_counter() - loaded, 6),
+    }
+    return header, ran.frames
+
+
+class _Parts:
+    """The pickled parts of a chunk: frames of its own in order, or blobs by their hash."""
+
+    def __init__(self, task: Task, parts: dict[str, Any], frames: list[memoryview]) -> None:
+        self._frames: dict[str, list[memoryview]] = {}
+        start = 0
+        for name, where in parts.items():
+            if isinstance(where, str):
+                self._frames[name] = envelope.split_frames(task.cache.code(where))[1]
+            else:
+                self._frames[name] = frames[start : start + where]
+                start += where
+
+    def load(self, name: str) -> Any:
+        return payload.load(self._frames[name])
+
+
+def _load(parts: _Parts, name: str, what: str) -> Any:
+    try:
+        return parts.load(name)
+    except ModuleNotFoundError as error:
+        raise Refusal("missing_module", str(error), module=error.name or "", what=what) from error
+    except BaseException as error:
+        raise Refusal.for_error("unloadable", error, what=what) from error
+
+
+def _peak_rss() -> int | None:
+    """Peak resident memory of this process in bytes, where the system tells (VmHWM: ru_maxrss survives a fork)."""
+    try:
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

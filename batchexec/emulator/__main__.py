@@ -1,0 +1,70 @@
+"""The command `python -m batchexec.emulator`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from .service import Access, Emulator, listen
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="batchexec emulator", description="Azure Batch and Blob storage on this machine."
+    )
+    parser.add_argument("--port", type=int, default=0, help="of the Batch service; 0 takes a free one")
+    parser.add_argument("--blob-port", type=int, default=0, help="of the Blob service; 0 takes a free one")
+    parser.add_argument(
+        "--json", action="store_true", help="print the endpoints and keys as one line of JSON"
+    )
+    parser.add_argument("--until-eof", action="store_true", help="end at the end-of-file of standard input")
+    parser.add_argument(
+        "--root", type=Path, help="directory of the nodes and blobs; default: a temporary one"
+    )
+    options = parser.parse_args(argv)
+    batch, blobs = listen(options.port), listen(options.blob_port)
+    access = Access.create(batch, blobs)
+    # Before the servers are loaded: who connects now waits in the backlog, and loads its own part meanwhile.
+    print(access.line() if options.json else _greeting(access), flush=True)
+    asyncio.run(_serve(batch, blobs, access, options.root, options.until_eof))
+    return 0
+
+
+async def _serve(
+    batch: socket.socket, blobs: socket.socket, access: Access, root: Path | None, until_eof: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    if until_eof:
+        # A Ctrl-C in the terminal reaches this process too, but it is the parent's to decide what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_await_eof, args=(loop, ended), daemon=True).start()
+    else:
+        loop.add_signal_handler(signal.SIGINT, ended.set)
+    async with Emulator(batch, blobs, access, root):
+        await ended.wait()
+
+
+def _await_eof(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(ended.set)
+
+
+def _greeting(access: Access) -> str:
+    return (
+        f"export AZURE_BATCH_ACCOUNT={access.account} AZURE_BATCH_ENDPOINT={access.batch_endpoint}\n"
+        f"export AZURE_BATCH_ACCESS_KEY='{access.batch_key}'\n"
+        f"export AZURE_STORAGE_CONNECTION_STRING='{access.connection_string}'"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

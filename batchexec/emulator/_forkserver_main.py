@@ -1,0 +1,322 @@
+"""Starts the processes of a node's tasks: a program by exec, a warm zipapp by fork. Standard library only.
+
+It is run by path, with `-I`, by any Python from 3.10: `_forkserver_main.py <channel fd> [<zipapp> <module>]`.
+Commands and reports are lines of JSON on the channel, a socket. At its end-of-file every process started here
+is killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+# What a child dies of when `run` returned None. A signal, because nothing else can tell it from an exit code.
+AGAIN = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+PRELOAD_FD = "BATCHEXEC_FORK_PRELOAD_FD"
+PRELOAD_LIMIT = 1 << 20
+
+
+class Child:
+    """One request being run: by its process, or by the one that looks at its end."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.id: int = request["id"]
+        self.request = request
+        self.killed = False
+        self.asked = False
+        self.status: int | None = None
+        self.pipe = -1
+        self.heard = b""
+
+
+class Server:
+    def __init__(self, channel: socket.socket, zipapp: str, module: str) -> None:
+        self.channel = channel
+        self.children: dict[int, Child] = {}
+        self.selector = selectors.DefaultSelector()
+        self.wake_r, self.wake_w = socket.socketpair()
+        self.wake_r.setblocking(False)
+        self.wake_w.setblocking(False)
+        self.module: Any = None
+        if zipapp:
+            sys.path.insert(0, zipapp)
+            self.module = importlib.import_module(module)
+            self.preload([])
+
+    def preload(self, names: list[str]) -> None:
+        try:
+            self.module.preload(names)
+        except Exception:  # noqa: BLE001 - a module that fails on import must not end the server; the log tells
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.freeze()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_w.fileno(), warn_on_full_buffer=False)
+        self.selector.register(self.channel, selectors.EVENT_READ)
+        self.selector.register(self.wake_r, selectors.EVENT_READ)
+        self.report(ready=os.getpid())
+        buffer = b""
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is self.channel:
+                    data = self.channel.recv(1 << 16)
+                    if not data:
+                        return
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    for line in lines:
+                        self.obey(json.loads(line))
+                elif key.fileobj is self.wake_r:
+                    self.wake_r.recv(4096)
+                    self.reap()
+                else:
+                    self.listen(key.data)
+
+    def report(self, **message: Any) -> None:
+        self.channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def obey(self, command: dict[str, Any]) -> None:
+        if command["op"] == "run":
+            self.start(Child(command))
+        elif command["op"] == "kill":
+            for pid, child in self.children.items():
+                if child.id == command["id"]:
+                    child.killed = True
+                    kill_group(pid)
+
+    def start(self, child: Child) -> None:
+        if self.module is None:
+            self.start_program(child)
+        else:
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(read)
+                self.become_task(child, write)
+            os.close(write)
+            os.set_blocking(read, False)
+            child.pipe, child.heard, child.asked = read, b"", False
+            self.selector.register(read, selectors.EVENT_READ, child)
+            self.started(pid, child)
+
+    def started(self, pid: int, child: Child) -> None:
+        self.children[pid] = child
+        self.report(id=child.id, pid=pid)
+
+    def start_program(self, child: Child) -> None:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read)
+            self.become_program(child, write)
+        os.close(write)
+        failure = os.read(read, 16)
+        os.close(read)
+        if failure:
+            os.waitpid(pid, 0)
+            self.report(id=child.id, errno=int(failure))
+        else:
+            self.started(pid, child)
+
+    def become_program(self, child: Child, failure: int) -> NoReturn:
+        request = child.request
+        try:
+            self.enter(request, fresh=True)
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.execvpe(request["argv"][0], request["argv"], request["env"])
+        except OSError as error:
+            os.write(failure, str(error.errno or errno.EIO).encode())
+        finally:
+            os._exit(127)
+
+    def become_task(self, child: Child, preload: int) -> NoReturn:
+        request = child.request
+        code = 1
+        try:
+            self.enter(request, fresh=True)
+            env = {**request["env"], PRELOAD_FD: str(preload)}
+            os.environ.clear()
+            os.environ.update(env)
+            result = self.module.run(request["argv"], env, request["cwd"])
+            if result is None:
+                signal.signal(AGAIN, signal.SIG_DFL)
+                os.kill(os.getpid(), AGAIN)
+            code = result or 0
+        except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            leave(code)
+
+    def become_postmortem(self, child: Child) -> NoReturn:
+        request = child.request
+        try:
+            self.enter(request, fresh=False)
+            os.environ.clear()
+            os.environ.update(request["env"])
+            self.module.postmortem(request["argv"], dict(request["env"]), request["cwd"], child.status)
+        except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            leave(0)
+
+    def enter(self, request: dict[str, Any], fresh: bool) -> None:
+        """In a child: leave the server's session, files and signals; take the task's own."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.channel.close()
+        self.wake_r.close()
+        self.wake_w.close()
+        self.selector.close()
+        for other in self.children.values():
+            if other.pipe >= 0:
+                os.close(other.pipe)
+        os.chdir(request["cwd"])
+        redirect(os.devnull, os.O_RDONLY, 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
+        redirect(request["stdout"], flags, 1)
+        redirect(request["stderr"], flags, 2)
+
+    def listen(self, child: Child) -> None:
+        """Hear which modules a child wants preloaded."""
+        if child.pipe < 0:
+            return
+        while True:
+            try:
+                data = os.read(child.pipe, 1 << 16)
+            except BlockingIOError:
+                break
+            child.heard += data
+            if not data or len(child.heard) > PRELOAD_LIMIT:
+                self.hang_up(child)
+                break
+        line, newline, _ = child.heard.partition(b"\n")
+        if newline and not child.asked:
+            child.asked = True
+            try:
+                names = [str(name) for name in json.loads(line)]
+            except ValueError:
+                return
+            self.preload(names)
+
+    def hang_up(self, child: Child) -> None:
+        if child.pipe >= 0:
+            self.selector.unregister(child.pipe)
+            os.close(child.pipe)
+            child.pipe = -1
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self.children.pop(pid, None)
+            if child is not None:
+                kill_group(pid, reaped=True)
+                self.ended(child, os.waitstatus_to_exitcode(status))
+
+    def ended(self, child: Child, status: int) -> None:
+        self.listen(child)
+        self.hang_up(child)
+        if self.module is None or child.killed:
+            self.report(id=child.id, status=status if child.status is None else child.status)
+        elif child.status is not None:
+            self.report(id=child.id, status=child.status)
+        elif status == -AGAIN:
+            if child.asked:
+                self.start(child)
+            else:
+                self.report(id=child.id, status=1)
+        elif status != 0 and hasattr(self.module, "postmortem"):
+            child.status = status
+            pid = os.fork()
+            if pid == 0:
+                self.become_postmortem(child)
+            self.started(pid, child)
+        else:
+            self.report(id=child.id, status=status)
+
+    def end(self) -> None:
+        """Kill what was started here, also what has left its process group."""
+        for pid in self.children:
+            kill_group(pid)
+        while pids := descendants():
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+
+def descendants() -> list[int]:
+    """Children of this process; with PR_SET_CHILD_SUBREAPER the orphans below it become children as well."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listing:
+            return [int(pid) for pid in listing.read().split()]
+    except OSError:
+        return []
+
+
+def adopt_orphans() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def redirect(path: str, flags: int, target: int) -> None:
+    file = os.open(path, flags, 0o640)
+    os.dup2(file, target, inheritable=True)
+    if file != target:
+        os.close(file)
+
+
+def kill_group(pid: int, reaped: bool = False) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        if not reaped:  # a child that has not come to its setsid yet
+            os.kill(pid, signal.SIGKILL)
+
+
+def leave(code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
+
+
+def main(arguments: list[str]) -> None:
+    channel = socket.socket(fileno=int(arguments[0]))
+    os.set_inheritable(channel.fileno(), False)
+    adopt_orphans()
+    server = Server(channel, *(arguments[1:] or ("", "")))
+    try:
+        server.serve()
+    except ConnectionError:
+        pass  # the node went away in the middle of a line
+    finally:
+        server.end()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

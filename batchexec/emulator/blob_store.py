@@ -1,0 +1,117 @@
+"""Containers and blobs as plain objects. Every change is one synchronous step: seen whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from batchexec.emulator.blob_errors import BlobError
+from batchexec.emulator.blob_files import Piece
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(when: datetime) -> str:
+    """RFC 1123 in GMT, independent of the locale."""
+    t = when.astimezone(timezone.utc)
+    return (
+        f"{_DAYS[t.weekday()]}, {t.day:02d} {_MONTHS[t.month - 1]} {t.year:04d} "
+        f"{t.hour:02d}:{t.minute:02d}:{t.second:02d} GMT"
+    )
+
+
+@dataclass(slots=True)
+class Blob:
+    """A committed block blob. Content never changes in place: a write makes a new object."""
+
+    pieces: tuple[Piece, ...]
+    size: int
+    etag: str
+    modified: datetime
+    created: datetime
+    content: dict[str, str]  # Content-Type, Content-Encoding, ... as stored with the blob
+    metadata: dict[str, str]
+    blocks: tuple[tuple[str, Piece], ...] = ()  # (block id, piece), empty after Put Blob
+    modified_text: str = ""
+    created_text: str = ""
+
+    def __post_init__(self) -> None:
+        self.modified_text = http_date(self.modified)
+        self.created_text = self.modified_text if self.created == self.modified else http_date(self.created)
+
+
+@dataclass(slots=True)
+class Container:
+    name: str
+    etag: str
+    modified: datetime
+    metadata: dict[str, str]
+    blobs: dict[str, Blob] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # the keys of `blobs`, sorted: listing bisects it
+    staged: dict[str, dict[str, Piece]] = field(default_factory=dict)  # blob name → block id → piece
+
+    @property
+    def modified_text(self) -> str:
+        return http_date(self.modified)
+
+    def get(self, name: str) -> Blob:
+        blob = self.blobs.get(name)
+        if blob is None:
+            raise BlobError("BlobNotFound")
+        return blob
+
+    def put(self, name: str, blob: Blob) -> None:
+        """Make `blob` the content of `name`; its staged blocks are gone, as in the service."""
+        if name not in self.blobs:
+            insort(self.names, name)
+        self.blobs[name] = blob
+        self.staged.pop(name, None)
+
+    def delete(self, name: str) -> None:
+        self.get(name)
+        del self.blobs[name]
+        del self.names[bisect_left(self.names, name)]
+        self.staged.pop(name, None)
+
+    def names_from(self, prefix: str, start: str, *, staged: bool) -> Iterator[str]:
+        """Names with `prefix`, not before `start`, in order; with `staged` also those of blobs that have
+        uncommitted blocks only."""
+        names = self.names
+        if staged and self.staged:
+            names = sorted({*names, *self.staged})
+        for index in range(bisect_left(names, max(prefix, start)), len(names)):
+            name = names[index]
+            if not name.startswith(prefix):
+                return
+            yield name
+
+
+class Store:
+    """The containers of one account."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, Container] = {}
+        self._etags = itertools.count(0x8DE0000000000000)
+
+    def new_etag(self) -> str:
+        return f'"0x{next(self._etags):X}"'
+
+    def container(self, name: str) -> Container:
+        container = self.containers.get(name)
+        if container is None:
+            raise BlobError("ContainerNotFound")
+        return container
+
+    def create_container(self, name: str, metadata: dict[str, str], now: datetime) -> Container:
+        if name in self.containers:
+            raise BlobError("ContainerAlreadyExists")
+        container = self.containers[name] = Container(name, self.new_etag(), now, metadata)
+        return container
+
+    def delete_container(self, name: str) -> None:
+        self.container(name)
+        del self.containers[name]

@@ -1,0 +1,230 @@
+"""Operations on jobs."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from aiohttp import web
+
+from . import schema
+from .clock import INFINITE, iso
+from .errors import BatchError
+from .node import PrepRun
+from .scheduler import Scheduler
+from .server import Call, Operation, answer, chosen, done, listed
+from .state import Account, Body, Job
+
+_FILTERS = {
+    "id": attrgetter("id"),
+    "state": attrgetter("state"),
+    "stateTransitionTime": attrgetter("state_time"),
+    "creationTime": attrgetter("created"),
+    "lastModified": attrgetter("modified"),
+    "executionInfo/startTime": attrgetter("start_time"),
+    "executionInfo/endTime": attrgetter("end_time"),
+    "executionInfo/poolId": attrgetter("pool_id"),
+}
+
+
+class JobRoutes:
+    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+        self._account = account
+        self._scheduler = scheduler
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "POST jobs": self.create,
+            "GET jobs": self.list,
+            "GET jobs/*": self.get,
+            "PATCH jobs/*": self.patch,
+            "PUT jobs/*": self.put,
+            "DELETE jobs/*": self.delete,
+            "POST jobs/*/terminate": self.terminate,
+            "POST jobs/*/disable": self.disable,
+            "POST jobs/*/enable": self.enable,
+            "GET jobs/*/taskcounts": self.task_counts,
+            "GET jobs/*/jobpreparationandreleasetaskstatus": self.preparation_status,
+        }
+
+    def create(self, call: Call) -> web.Response:
+        body = call.body()
+        schema.JOB.check(body)
+        body = schema.without_nulls(body)
+        if body["id"].lower() in self._account.jobs:
+            raise BatchError("JobExists")
+        job = Job(body["id"], body, self._scheduler.clock.now())
+        self._account.jobs[job.id.lower()] = job
+        self._scheduler.watch(job)
+        self._scheduler.settle(job)
+        return done(201, call, job, f"/jobs/{job.id}")
+
+    def list(self, call: Call) -> web.Response:
+        found = call.filter(_FILTERS)
+        jobs = self._account.jobs.values()
+        return listed(
+            call,
+            "jobs",
+            jobs,
+            found,
+            attrgetter("seq"),
+            lambda job, s: chosen(s, job_wire(job, call.base)),
+        )
+
+    def get(self, call: Call) -> web.Response:
+        job = self._account.job(call.ids[0])
+        call.check_conditions(job, reading=True)
+        return answer(chosen(call.select(), job_wire(job, call.base)), job)
+
+    def patch(self, call: Call) -> web.Response:
+        body = call.body()
+        schema.JOB_PATCH.check(body)
+        return self._update(call, schema.without_nulls(body))
+
+    def put(self, call: Call) -> web.Response:
+        body = {name: value for name, value in call.body().items() if name in schema.JOB_CHANGEABLE}
+        schema.JOB_PATCH.check(body)
+        job = self._account.job(call.ids[0])
+        for name in schema.JOB_CHANGEABLE:
+            if name not in body and name not in ("poolInfo", "onAllTasksComplete"):
+                job.body.pop(name, None)
+        return self._update(call, schema.without_nulls(body))
+
+    def _update(self, call: Call, body: Body) -> web.Response:
+        job = self._account.job(call.ids[0])
+        call.check_conditions(job)
+        job.refuse_unless_open()
+        if (
+            job.body.get("onAllTasksComplete") == "terminatejob"
+            and body.get("onAllTasksComplete") == "noaction"
+        ):
+            raise BatchError(
+                "InvalidPropertyValue", PropertyName="onAllTasksComplete", Reason="it cannot be set back"
+            )
+        if "poolInfo" in body and job.state != "disabled" and body["poolInfo"] != job.body["poolInfo"]:
+            raise BatchError(
+                "OperationInvalidForCurrentState",
+                Reason="the pool of a job changes only while it is disabled",
+            )
+        job.body = {**job.body, **body}
+        job.touch(self._scheduler.clock.now())
+        self._scheduler.watch(job)
+        self._scheduler.settle(job)
+        self._scheduler.wake()
+        return done(200, call, job)
+
+    def delete(self, call: Call) -> web.Response:
+        job = self._account.job(call.ids[0])
+        call.check_conditions(job)
+        if job.state == "deleting":
+            raise BatchError("JobBeingDeleted")
+        self._scheduler.delete_job(job)
+        return done(202, call)
+
+    def terminate(self, call: Call) -> web.Response:
+        body = call.body_or_empty()
+        schema.TERMINATE.check(body)
+        job = self._account.job(call.ids[0])
+        call.check_conditions(job)
+        job.refuse_unless_open()
+        self._scheduler.terminate_job(job, body.get("terminateReason") or "UserTerminate")
+        return done(202, call, job)
+
+    def disable(self, call: Call) -> web.Response:
+        body = call.body()
+        schema.DISABLE.check(body)
+        job = self._account.job(call.ids[0])
+        job.refuse_unless_open()
+        self._scheduler.disable_job(job, body["disableTasks"])
+        return done(202, call, job)
+
+    def enable(self, call: Call) -> web.Response:
+        job = self._account.job(call.ids[0])
+        job.refuse_unless_open()
+        self._scheduler.enable_job(job)
+        return done(202, call, job)
+
+    def task_counts(self, call: Call) -> web.Response:
+        job = self._account.job(call.ids[0])
+        slots: dict[str, int] = dict.fromkeys(("active", "running", "completed", "succeeded", "failed"), 0)
+        for task in job.tasks.values():
+            slots["running" if task.state == "preparing" else task.state] += task.slots
+            if task.state == "completed":
+                slots["succeeded" if task.succeeded else "failed"] += task.slots
+        tasks = {
+            "active": job.counts["active"],
+            "running": job.at_work,
+            "completed": job.counts["completed"],
+            "succeeded": job.results["success"],
+            "failed": job.results["failure"],
+        }
+        return answer({"taskCounts": tasks, "taskSlotCounts": slots}, job)
+
+    def preparation_status(self, call: Call) -> web.Response:
+        job = self._account.job(call.ids[0])
+        if "jobPreparationTask" not in job.body and "jobReleaseTask" not in job.body:
+            raise BatchError("JobPreparationTaskNotSpecified")
+        found = call.filter({"nodeId": attrgetter("node_id"), "poolId": lambda prep: job.pool_id})
+
+        def wire(prep: PrepRun, select: frozenset[str] | None) -> Body:
+            node_url = f"{call.base}/pools/{job.pool_id}/nodes/{prep.node_id}"
+            body = {"poolId": job.pool_id, "nodeId": prep.node_id, "nodeUrl": node_url}
+            return chosen(select, {**body, "jobPreparationTaskExecutionInfo": prep_wire(prep, node_url)})
+
+        runs = list(job.prepared_on.values())
+        order = {id(run): index for index, run in enumerate(runs, 1)}
+        return listed(
+            call, "jobpreparationandreleasetaskstatuslist", runs, found, lambda run: order[id(run)], wire
+        )
+
+
+def job_wire(job: Job, base: str) -> Body:
+    execution: Body = {"startTime": iso(job.start_time), "poolId": job.pool_id}
+    if job.end_time is not None:
+        execution["endTime"] = iso(job.end_time)
+    if job.terminate_reason is not None:
+        execution["terminateReason"] = job.terminate_reason
+    found: Body = {
+        "id": job.id,
+        "url": f"{base}/jobs/{job.id}",
+        "eTag": job.etag,
+        "lastModified": iso(job.modified),
+        "creationTime": iso(job.created),
+        "state": job.state,
+        "stateTransitionTime": iso(job.state_time),
+        "priority": 0,
+        "maxParallelTasks": -1,
+        "usesTaskDependencies": False,
+        "onAllTasksComplete": "noaction",
+        "onTaskFailure": "noaction",
+        **job.body,
+        "constraints": {
+            "maxWallClockTime": INFINITE,
+            "maxTaskRetryCount": 0,
+            **(job.body.get("constraints") or {}),
+        },
+        "executionInfo": execution,
+    }
+    if job.previous_state is not None and job.previous_state_time is not None:
+        found["previousState"] = job.previous_state
+        found["previousStateTransitionTime"] = iso(job.previous_state_time)
+    return found
+
+
+def prep_wire(prep: PrepRun, node_url: str) -> Body:
+    found: Body = {
+        "startTime": iso(prep.start_time),
+        "state": "completed" if prep.end_time else "running",
+        "taskRootDirectory": prep.root_directory,
+        "taskRootDirectoryUrl": f"{node_url}/files/{prep.root_directory}",
+        "retryCount": prep.retries,
+    }
+    if prep.end_time is not None:
+        found["endTime"] = iso(prep.end_time)
+        found["result"] = "success" if prep.failure is None else "failure"
+    if prep.exit_code is not None:
+        found["exitCode"] = prep.exit_code
+    if prep.failure is not None:
+        found["failureInfo"] = prep.failure
+    if prep.last_retry is not None:
+        found["lastRetryTime"] = iso(prep.last_retry)
+    return found

@@ -1,0 +1,265 @@
+"""Operations on pools and nodes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from operator import attrgetter, itemgetter
+
+from aiohttp import web
+
+from . import schema
+from .clock import iso
+from .errors import BatchError, invalid
+from .odata import Getter
+from .scheduler import Scheduler
+from .server import Call, Operation, Wire, answer, chosen, done, listed
+from .state import Account, Body, Node, Pool
+
+_seq = attrgetter("seq")
+_POOL_FILTERS: dict[str, Getter] = {
+    "id": attrgetter("id"),
+    "state": attrgetter("state"),
+    "stateTransitionTime": attrgetter("state_time"),
+    "creationTime": attrgetter("created"),
+    "lastModified": attrgetter("modified"),
+    "allocationState": attrgetter("allocation_state"),
+    "allocationStateTransitionTime": attrgetter("allocation_time"),
+    "enableAutoScale": lambda pool: pool.body.get("enableAutoScale", False),
+    "enableInterNodeCommunication": lambda pool: pool.body.get("enableInterNodeCommunication", False),
+    "vmSize": lambda pool: pool.body["vmSize"],
+}
+_NODE_FILTERS = {
+    "state": attrgetter("state"),
+    "stateTransitionTime": attrgetter("state_time"),
+    "lastBootTime": attrgetter("created"),
+    "allocationTime": attrgetter("created"),
+}
+_NODE_STATES = [
+    "creating",
+    "idle",
+    "offline",
+    "preempted",
+    "rebooting",
+    "reimaging",
+    "running",
+    "starting",
+    "startTaskFailed",
+    "leavingPool",
+    "unknown",
+    "unusable",
+    "waitingForStartTask",
+    "deallocated",
+    "deallocating",
+    "upgradingOS",
+]
+
+
+class PoolRoutes:
+    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+        self._account = account
+        self._scheduler = scheduler
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "POST pools": self.create,
+            "GET pools": self.list,
+            "GET pools/*": self.get,
+            "HEAD pools/*": self.exists,
+            "DELETE pools/*": self.delete,
+            "PATCH pools/*": self.patch,
+            "POST pools/*/resize": self.resize,
+            "POST pools/*/stopresize": self.stop_resize,
+            "GET pools/*/nodes": self.nodes,
+            "GET pools/*/nodes/*": self.node,
+            "GET nodecounts": self.node_counts,
+            "GET supportedimages": self.images,
+        }
+
+    def create(self, call: Call) -> web.Response:
+        body = call.body()
+        schema.POOL.check(body)
+        body = schema.without_nulls(body)
+        if body["id"].lower() in self._account.pools:
+            raise BatchError("PoolExists")
+        slots, cores = body.get("taskSlotsPerNode", 1), cores_of(body["vmSize"])
+        if slots > min(4 * cores, 256):
+            raise invalid("taskSlotsPerNode", slots, f"at most 4 per core; {body['vmSize']} has {cores}")
+        pool = Pool(body["id"], body, self._scheduler.clock.now())
+        self._account.pools[pool.id.lower()] = pool
+        self._scheduler.resize(
+            pool, body.get("targetDedicatedNodes", 0), body.get("targetLowPriorityNodes", 0)
+        )
+        return done(201, call, pool, f"/pools/{pool.id}")
+
+    def list(self, call: Call) -> web.Response:
+        found = call.filter(_POOL_FILTERS)
+        return listed(call, "pools", self._account.pools.values(), found, _seq, self._wire(call))
+
+    def get(self, call: Call) -> web.Response:
+        pool = self._account.pool(call.ids[0])
+        call.check_conditions(pool, reading=True)
+        return answer(self._wire(call)(pool, call.select()), pool)
+
+    def exists(self, call: Call) -> web.Response:
+        return done(200, call, self._account.pool(call.ids[0]))
+
+    def delete(self, call: Call) -> web.Response:
+        pool = self._account.pool(call.ids[0])
+        call.check_conditions(pool)
+        self._scheduler.delete_pool(pool)
+        return done(202, call)
+
+    def patch(self, call: Call) -> web.Response:
+        pool = self._open(call)
+        body = call.body()
+        schema.POOL_PATCH.check(body)
+        pool.body = {**pool.body, **schema.without_nulls(body)}
+        pool.touch(self._scheduler.clock.now())
+        return done(200, call, pool)
+
+    def resize(self, call: Call) -> web.Response:
+        pool = self._open(call)
+        body = call.body()
+        schema.RESIZE.check(body)
+        if pool.body.get("enableAutoScale"):
+            raise BatchError("OperationNotValidOnPool", Reason="autoscale is enabled")
+        if pool.allocation_state != "steady":
+            raise BatchError("PoolBeingResized")
+        dedicated = body.get("targetDedicatedNodes")
+        spot = body.get("targetLowPriorityNodes")
+        self._scheduler.resize(
+            pool,
+            pool.target_dedicated if dedicated is None else dedicated,
+            pool.target_spot if spot is None else spot,
+            body.get("nodeDeallocationOption") or "requeue",
+        )
+        return done(202, call, pool)
+
+    def stop_resize(self, call: Call) -> web.Response:
+        pool = self._open(call)
+        if pool.allocation_state == "resizing":
+            pool.allocate("stopping", self._scheduler.clock.now())
+        return done(202, call, pool)
+
+    def _open(self, call: Call) -> Pool:
+        pool = self._account.pool(call.ids[0])
+        call.check_conditions(pool)
+        if pool.state == "deleting":
+            raise BatchError("PoolBeingDeleted")
+        return pool
+
+    def nodes(self, call: Call) -> web.Response:
+        pool = self._account.pool(call.ids[0])
+        found = call.filter(_NODE_FILTERS)
+        return listed(call, "nodes", pool.nodes.values(), found, _seq, node_wire(call))
+
+    def node(self, call: Call) -> web.Response:
+        node = self._account.pool(call.ids[0]).nodes.get(call.ids[1].lower())
+        if node is None:
+            raise BatchError("NodeNotFound")
+        return answer(node_wire(call)(node, call.select()), node)
+
+    def node_counts(self, call: Call) -> web.Response:
+        found = call.filter({"poolId": attrgetter("id")})
+
+        def wire(pool: Pool, select: frozenset[str] | None) -> Body:
+            return {"poolId": pool.id, "dedicated": _count(pool, True), "lowPriority": _count(pool, False)}
+
+        return listed(call, "poolnodecounts", self._account.pools.values(), found, _seq, wire, most=10)
+
+    def images(self, call: Call) -> web.Response:
+        names = ("nodeAgentSKUId", "osType", "verificationType")
+        found = call.filter({name: itemgetter(name) for name in names})
+        return listed(call, "supportedimages", IMAGES, found, IMAGES.index, lambda image, _: image)
+
+    def _wire(self, call: Call) -> Wire[Pool]:
+        return lambda pool, select: chosen(select, pool_wire(pool, call.base))
+
+
+def cores_of(vm_size: str) -> int:
+    """vCPUs as the size's name tells them: Standard_D4s_v5 has 4."""
+    match = re.match(r"(?:Standard|Basic)_[A-Za-z]+(\d+)", vm_size, re.IGNORECASE)
+    return max(1, int(match.group(1))) if match else 1
+
+
+def pool_wire(pool: Pool, base: str) -> Body:
+    found: Body = {
+        "id": pool.id,
+        "url": f"{base}/pools/{pool.id}",
+        "eTag": pool.etag,
+        "lastModified": iso(pool.modified),
+        "creationTime": iso(pool.created),
+        "state": pool.state,
+        "stateTransitionTime": iso(pool.state_time),
+        "allocationState": pool.allocation_state,
+        "allocationStateTransitionTime": iso(pool.allocation_time),
+        "resizeTimeout": "PT15M",
+        "taskSchedulingPolicy": {"nodeFillType": "spread"},
+        "enableAutoScale": False,
+        "enableInterNodeCommunication": False,
+        "taskSlotsPerNode": pool.slots,
+        **pool.body,
+        "currentDedicatedNodes": pool.count(True),
+        "currentLowPriorityNodes": pool.count(False),
+        "targetDedicatedNodes": pool.target_dedicated,
+        "targetLowPriorityNodes": pool.target_spot,
+    }
+    if pool.resize_errors:
+        found["resizeErrors"] = pool.resize_errors
+    if pool.autoscale_run is not None:
+        found["autoScaleRun"] = pool.autoscale_run
+    if pool.body.get("enableAutoScale"):
+        del found["resizeTimeout"]
+        found.setdefault("autoScaleEvaluationInterval", "PT15M")
+    return found
+
+
+def node_wire(call: Call) -> Wire[Node]:
+    def wire(node: Node, select: frozenset[str] | None) -> Body:
+        return chosen(
+            select,
+            {
+                "id": node.id,
+                "url": f"{call.base}/pools/{node.pool.id}/nodes/{node.id}",
+                "state": node.state,
+                "schedulingState": "enabled" if node.schedulable else "disabled",
+                "stateTransitionTime": iso(node.state_time),
+                "lastBootTime": iso(node.created),
+                "allocationTime": iso(node.created),
+                "ipAddress": "127.0.0.1",
+                "affinityId": f"TVM:{node.id}",
+                "vmSize": node.pool.body["vmSize"],
+                "totalTasksRun": node.total_run,
+                "runningTasksCount": len(node.runs),
+                "runningTaskSlotsCount": node.pool.slots - node.free,
+                "totalTasksSucceeded": node.succeeded,
+                "isDedicated": node.dedicated,
+                "nodeAgentInfo": {"version": "1.11.0", "lastUpdateTime": iso(node.created)},
+            },
+        )
+
+    return wire
+
+
+def _count(pool: Pool, dedicated: bool) -> Body:
+    states = Counter(node.state for node in pool.nodes.values() if node.dedicated is dedicated)
+    counts = {name: states[name.lower()] for name in _NODE_STATES}
+    return {**counts, "total": sum(states.values())}
+
+
+def _image(publisher: str, offer: str, sku: str, agent: str, *capabilities: str) -> Body:
+    return {
+        "nodeAgentSKUId": agent,
+        "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
+        "osType": "linux",
+        "verificationType": "verified",
+        "capabilities": list(capabilities),
+    }
+
+
+IMAGES = [
+    _image("microsoft-dsvm", "ubuntu-hpc", "2404", "batch.node.ubuntu 24.04", "DockerCompatible", "IntelMKL"),
+    _image("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04", "DockerCompatible", "IntelMKL"),
+    _image("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
+]

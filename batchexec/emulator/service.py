@@ -1,0 +1,137 @@
+"""The local Azure put together: sockets, keys, the Batch and the Blob service, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .keys import new_key
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .clock import Clock
+    from .scheduler import Scheduler
+
+HOST = "127.0.0.1"
+
+
+def listen(port: int) -> socket.socket:
+    """A listening socket on loopback; port 0 takes a free one."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if os.name == "posix":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((HOST, port))
+    sock.listen(512)
+    sock.setblocking(False)
+    return sock
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client needs to use the service."""
+
+    batch_endpoint: str
+    blob_endpoint: str
+    account: str
+    batch_key: str
+    storage_account: str
+    storage_key: str
+
+    @classmethod
+    def create(cls, batch: socket.socket, blobs: socket.socket, account: str = "local") -> Access:
+        batch_url, blob_url = (f"http://{HOST}:{sock.getsockname()[1]}" for sock in (batch, blobs))
+        return cls(batch_url, f"{blob_url}/{account}", account, new_key(), account, new_key())
+
+    @property
+    def connection_string(self) -> str:
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={self.storage_account};AccountKey={self.storage_key};"
+            f"BlobEndpoint={self.blob_endpoint};"
+        )
+
+    def line(self) -> str:
+        """All of it as one line of JSON, for the process that started this one."""
+        return json.dumps({**self.__dict__, "connection_string": self.connection_string, "pid": os.getpid()})
+
+
+class Emulator:
+    """Serves on two listening sockets, from `start` to `stop`; usable as an asynchronous context."""
+
+    def __init__(
+        self,
+        batch: socket.socket,
+        blobs: socket.socket,
+        access: Access,
+        root: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._sockets = batch, blobs
+        self.access = access
+        self._given_root = root
+        self._clock = clock
+        self._runners: list[web.BaseRunner] = []
+        self.scheduler: Scheduler
+
+    async def __aenter__(self) -> Emulator:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        from aiohttp import web
+
+        from .clock import Clock
+        from .keys import SharedKey
+        from .routes_files import FileRoutes
+        from .routes_jobs import JobRoutes
+        from .routes_pools import PoolRoutes
+        from .routes_tasks import TaskRoutes
+        from .scheduler import Scheduler
+        from .server import READ_LIMIT, BatchServer
+        from .state import Account
+
+        access, clock = self.access, self._clock or Clock()
+        root = self._given_root or Path(tempfile.mkdtemp(prefix="batchexec-emulator-"))
+        self._root = root
+        account = Account(access.account)
+        self.scheduler = scheduler = Scheduler(account, clock, root, access.batch_endpoint)
+        batch = BatchServer(SharedKey(access.account, access.batch_key), clock)
+        for routes in (PoolRoutes, JobRoutes, TaskRoutes, FileRoutes):
+            batch.add(routes(account, scheduler).operations())
+
+        loop = asyncio.get_running_loop()
+
+        def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=READ_LIMIT)
+
+        server = web.Server(batch.handle, request_factory=request, access_log=None)
+        await self._serve(web.ServerRunner(server, shutdown_timeout=1), self._sockets[0])
+        from .blobs import blob_app
+
+        app = blob_app(access.storage_account, access.storage_key, root / "blobs", clock.now)
+        await self._serve(web.AppRunner(app, access_log=None, shutdown_timeout=1), self._sockets[1])
+
+    async def _serve(self, runner: web.BaseRunner, sock: socket.socket) -> None:
+        from aiohttp import web
+
+        await runner.setup()
+        self._runners.append(runner)
+        await web.SockSite(runner, sock, backlog=512).start()
+
+    async def stop(self) -> None:
+        """Kill every process of every task, close the sockets, and remove what is ours."""
+        await self.scheduler.stop()
+        for runner in self._runners:
+            await runner.cleanup()
+        if self._given_root is None:
+            await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)

@@ -1,0 +1,419 @@
+"""BatchExecutor: the `concurrent.futures.Executor` contract, nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+import threading
+import time
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._report.progress import Progress
+from ._wire import names, seeds
+from .config import BatchConfig
+from .errors import BrokenBatchExecutor, NestedExecutorError, PayloadError
+from .futures import BatchFuture, ChunkFuture, Delivery, MapIterator, Outcome, Timing
+
+if TYPE_CHECKING:
+    from ._engine.engine import Engine
+    from ._engine.work import Call, Chunk, Part
+
+T = TypeVar("T")
+Item = tuple[tuple[Any, ...], dict[str, Any]]
+
+_CHUNKS_PER_SLOT = 4  # enough to even out items of unequal length, few enough to keep tasks worth starting
+
+
+class BatchExecutor(Executor):
+    """Runs calls as Azure Batch tasks: a drop-in for `ProcessPoolExecutor`.
+
+        with BatchExecutor() as ex:
+            scores = list(ex.map(fit, folds))
+
+    With no account configured it runs on this machine, against an embedded local service that speaks the real
+    protocols; with one, the same code runs on Azure Batch. Nothing is started before the first `submit` or `map`.
+
+    config: a BatchConfig, a mapping, or the path of a TOML file; any field of BatchConfig is also a keyword.
+    max_workers: task slots used at once. Default: locally the number of CPUs, on Azure all slots of `max_nodes` nodes.
+    initializer, initargs: called once in each worker process, before its first item.
+    progress: whether to show a progress line; default: on a terminal or in a notebook.
+    echo: whether to show what workers print; default: locally.
+
+    Raises ConfigError for a configuration that cannot work, ValueError for `max_workers` below 1, and
+    NestedExecutorError inside a worker.
+    """
+
+    def __init__(
+        self,
+        config: BatchConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        progress: bool | None = None,
+        echo: bool | None = None,
+        where: str | None = None,
+        **fields: Any,
+    ) -> None:
+        if os.environ.get(names.ENV_INSIDE):
+            raise NestedExecutorError(
+                "this is a batchexec worker: BatchExecutor() here would be work that starts work. Create the executor "
+                "in the client (under `if __name__ == '__main__':` when its module is imported by workers too)."
+            )
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._inline = where == "inline"
+        place = "local" if self._inline else where
+        self._config = BatchConfig.load(config, where=place, progress=progress, echo=echo, **fields)
+        self.where: str = "inline" if self._inline else self._config.resolved_where
+        """Where the work runs: "local", "azure" or "inline"."""
+        self._max_workers = max_workers
+        self._initializer = initializer
+        self._initargs = initargs
+        self._lock = threading.Lock()
+        self._chunks = itertools.count()
+        self._items = 0
+        self._shut = False
+        self._engine: Engine | None = None
+        self._init_part: Part | None = None
+        self._initialized = False
+        self._pid = os.getpid()
+
+    # the contract
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> BatchFuture[T]:
+        """Send one call; its future.
+
+        Raises RuntimeError after shutdown and what broke the executor (a BrokenBatchExecutor), as the standard
+        library does; whatever is wrong with the call itself arrives through the future.
+        """
+        number, first = self._ready(1)
+        seed = self._config.seed
+        future: BatchFuture[T] = BatchFuture(_Rerun(fn, args, kwargs, seed, first))
+        if self._inline:
+            _run_inline(future, lambda: future._call())  # type: ignore[misc]
+            return future
+        call = self._call(fn, future)
+        if call is not None:
+            self._send([self._chunk(call, future, [(args, kwargs)], number, first)])
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[T]:
+        """The results of `fn` over the items, in their order; as the built-in `map`, side by side.
+
+        timeout: seconds from now within which every result must be taken (TimeoutError).
+        chunksize: items per task. Default: so that each task slot gets about four tasks.
+        buffersize: at most this many items are taken from the iterables ahead of the results (default: all at once).
+        return_exceptions: give exceptions as results in their places, instead of raising the first.
+        """
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        end_time = None if timeout is None else time.monotonic() + timeout
+        items = zip(*iterables, strict=False) if iterables else iter(())
+        if buffersize is None:
+            known = list(items)
+            size = chunksize or self._chunksize(len(known))
+            source = self._send_all(fn, known, size)
+            ahead = None
+        else:
+            size = chunksize or 1
+            source = self._send_by_and_by(fn, items, min(size, buffersize))
+            ahead = max(1, buffersize // min(size, buffersize))
+        return MapIterator(source, end_time=end_time, return_exceptions=return_exceptions).start(ahead)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work. Work that was submitted is done; then job and blobs go. `wait`: until all that is over.
+
+        cancel_futures: cancel what has not started.
+        """
+        with self._lock:
+            self._shut = True
+            engine = self._engine
+        if engine is None or engine.foreign:
+            return
+        if cancel_futures:
+            for chunk in list(engine.pending.values()):
+                chunk.future.cancel()
+        engine.end("drain")
+        if wait:
+            _wait_for(engine)
+
+    def terminate_workers(self) -> None:
+        """End the job and its tasks now; futures without a result raise BrokenBatchExecutor."""
+        with self._lock:
+            self._shut = True
+            engine = self._engine
+        if engine is not None:
+            engine.terminate(BrokenBatchExecutor("terminate_workers() was called"))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: types.TracebackType | None,
+    ) -> bool | None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._interrupted()
+            return False
+        return super().__exit__(exc_type, exc_val, exc_tb)
+
+    # inside
+
+    @property
+    def _broken(self) -> BaseException | bool:
+        return (self._engine.broken if self._engine is not None else None) or False
+
+    @property
+    def _slots(self) -> int:
+        """Task slots that this executor may use at once."""
+        if self.where == "azure":
+            most = self._config.max_nodes * self._config.slots_per_node
+            return min(self._max_workers or most, most)
+        return self._max_workers or os.cpu_count() or 1
+
+    def _ready(self, items: int, chunks: int = 1) -> tuple[int, int]:
+        """Numbers for the next chunk and item, with the engine there to take them."""
+        with self._lock:
+            if os.getpid() != self._pid:
+                raise RuntimeError(
+                    "this BatchExecutor belongs to the parent process: create one of its own in a forked child"
+                )
+            if self._broken:
+                raise self._engine.broken  # type: ignore[union-attr, misc]
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if _exiting:
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            if self._engine is None and not self._inline:
+                self._start_engine()
+            first, self._items = self._items, self._items + items
+            number = next(self._chunks)
+            for _ in range(chunks - 1):
+                next(self._chunks)
+            return number, first
+
+    def _start_engine(self) -> None:
+        from ._engine import pool
+        from ._engine.engine import Engine
+        from ._engine.session import Place
+
+        config = self._config
+        progress = Progress(show=config.progress, echo=config.echo if config.echo is not None else self.where == "local")
+        if self.where == "local":
+            place = Place("local", self._slots, 1)
+            told = f"on this machine, {place.slots} processes at once (no Azure account is configured)"
+        else:
+            place = Place("azure", self._slots, pool.nodes_for(config, self._max_workers))
+            told = (
+                f"Azure Batch account {config.batch_account}, pool {pool.pool_id(config)}, up to {place.nodes} "
+                f"{config.vm_size} nodes of {config.slots_per_node} slots, released after {config.idle_minutes} idle "
+                "minutes"
+            )
+        progress.announce(told, always=self.where == "azure")
+        self._engine = Engine(config, place, progress)
+        _engines.add(self._engine)
+        # Dropping the executor drains it, as with the standard library's.
+        weakref.finalize(self, self._engine.end, "drain").atexit = False
+
+    def _call(self, fn: Callable[..., Any], future: ChunkFuture[Any]) -> Call | None:
+        """The callable, pickled; None when it cannot be, which the future then tells."""
+        from ._engine.work import Call, Part
+
+        try:
+            if self._initializer is not None and self._init_part is None:
+                self._init_part = Part((self._initializer, self._initargs), "the initializer")
+            name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+            return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed)
+        except PayloadError as error:
+            future.fail(error)
+            return None
+
+    def _chunk(
+        self,
+        call: Call,
+        future: ChunkFuture[Any],
+        items: list[Item],
+        number: int,
+        first: int,
+        offset: int = 0,
+        is_map: bool = False,
+    ) -> Chunk:
+        from ._engine.work import Chunk, ItemsPart
+
+        return Chunk(
+            number=number,
+            call=call,
+            first_item=first,
+            size=len(items),
+            items=ItemsPart(items),
+            future=future,
+            offset=offset,
+            is_map=is_map,
+        )
+
+    def _send(self, chunks: list[Chunk]) -> None:
+        assert self._engine is not None
+        self._engine.progress.items_added(sum(chunk.size for chunk in chunks))
+        self._engine.submit(chunks)
+
+    def _chunksize(self, items: int) -> int:
+        return max(1, math.ceil(items / (self._slots * _CHUNKS_PER_SLOT)))
+
+    def _send_all(
+        self, fn: Callable[..., Any], known: list[tuple[Any, ...]], size: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        if not known:
+            self._ready(0)
+            return iter(())
+        starts = range(0, len(known), size)
+        number, first = self._ready(len(known), len(starts))
+        futures = [ChunkFuture[list[Outcome]](min(size, len(known) - start)) for start in starts]
+        if self._inline:
+            return self._inline_chunks(fn, known, size, first)
+        call = self._call(fn, futures[0])
+        if call is None:
+            return iter(futures[:1])
+        chunks = []
+        for index, (start, future) in enumerate(zip(starts, futures, strict=True)):
+            items: list[Item] = [(args, {}) for args in known[start : start + size]]
+            chunks.append(
+                self._chunk(call, future, items, number + index, first + start, offset=start, is_map=True)
+            )
+        self._send(chunks)
+        return iter(futures)
+
+    def _send_by_and_by(
+        self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        call: Call | None = None
+        offset = 0
+        while known := list(itertools.islice(items, size)):
+            number, first = self._ready(len(known))
+            if self._inline:
+                yield from self._inline_chunks(fn, known, len(known), first)
+                continue
+            future = ChunkFuture[list[Outcome]](len(known))
+            call = call or self._call(fn, future)
+            if call is None:
+                yield future
+                return
+            batch: list[Item] = [(args, {}) for args in known]
+            self._send([self._chunk(call, future, batch, number, first, offset=offset, is_map=True)])
+            offset += len(known)
+            yield future
+
+    def _inline_chunks(
+        self, fn: Callable[..., Any], known: list[tuple[Any, ...]], size: int, first: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        """Chunks run here when they are asked for; an exception ends the map as anywhere."""
+        for start in range(0, len(known), size):
+            future = ChunkFuture[list[Outcome]](min(size, len(known) - start))
+            future.show_running()
+            outcomes = []
+            for index, args in enumerate(known[start : start + size], start):
+                single: ChunkFuture[Any] = ChunkFuture()
+                _run_inline(single, _Rerun(fn, args, {}, self._config.seed, first + index))
+                error = single.exception()
+                outcomes.append(Outcome(None if error else single.result(), error))
+            future.set_result(outcomes)
+            yield future
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: end the job; results that are there stay."""
+        with self._lock:
+            self._shut = True
+            engine = self._engine
+        if engine is None or engine.foreign:
+            return
+        engine.end("abandon")
+        _wait_for(engine)
+
+
+class _Rerun:
+    """A call with its seed, to be run in this process."""
+
+    __slots__ = ("_args", "_fn", "_item", "_kwargs", "_seed")
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None, item: int
+    ) -> None:
+        self._fn, self._args, self._kwargs, self._seed, self._item = fn, args, kwargs, seed, item
+
+    def __call__(self) -> Any:
+        with seeds.borrowed(self._seed, self._item):
+            return self._fn(*self._args, **self._kwargs)
+
+
+def _run_inline(future: ChunkFuture[Any], call: Callable[[], Any]) -> None:
+    future.show_running()
+    try:
+        value = call()
+    except Exception as error:  # noqa: BLE001 - it is the future's
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+def _wait_for(engine: Engine) -> None:
+    """Until the engine is over. Ctrl-C ends its job instead; a second one leaves at once."""
+    try:
+        while not engine.join(0.2):
+            engine.progress.tick()
+    except KeyboardInterrupt:
+        engine.end("abandon")
+        while not engine.join(0.2):
+            pass
+        raise
+
+
+# Engines that the interpreter waits for when it exits: those that are not over yet.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_exiting = False
+
+
+def _wait_at_exit() -> None:
+    """As the standard library's pools: work that was submitted is done before the interpreter goes; but not when it
+    goes because of a Ctrl-C."""
+    global _exiting
+    _exiting = True
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    engines = [engine for engine in _engines if not engine.foreign]
+    for engine in engines:
+        engine.end("abandon" if interrupted else "drain")
+    for engine in engines:
+        if not engine.done:
+            _wait_for(engine)
+
+
+def _register_at_exit() -> None:
+    # Before concurrent.futures' own hook, which forbids new threads, and long before atexit's functions.
+    register = getattr(threading, "_register_atexit", None)
+    if register is None:
+        import atexit
+
+        register = atexit.register
+    register(_wait_at_exit)
+
+
+_register_at_exit()
+
+__all__ = ["BatchExecutor", "Delivery", "Path", "Timing"]

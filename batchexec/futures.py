@@ -1,0 +1,238 @@
+"""BatchFuture, the internal future of a map's chunk, and the iterator that `map` returns."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Outcome(NamedTuple):
+    """What came of one item: its value, or the exception that it raised."""
+
+    value: Any
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a chunk's time went, in seconds. `run` is the user's function alone, all items together."""
+
+    queued: float
+    load: float
+    run: float
+    total: float
+    peak_memory: int | None
+    """Peak resident memory of the worker process in bytes, where the node tells."""
+
+
+class Delivery(NamedTuple):
+    """All that a worker sent back for a chunk."""
+
+    outcomes: list[Outcome]
+    timing: Timing
+    streams: tuple[bytes, bytes]
+    task_id: str
+    node_id: str
+    marks: tuple[list[int], ...]
+    """Where each item's output begins in the two streams, and where the last one's ends."""
+
+
+class ChunkFuture(Future[T]):
+    """A future that the engine resolves; the result of the bare class is the chunk's list of outcomes."""
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.size = size  # items
+        self._on_cancel: Callable[[], None] | None = None
+
+    def tell_engine(self, on_cancel: Callable[[], None]) -> None:
+        """Whom to tell of a cancellation."""
+        self._on_cancel = on_cancel
+
+    def sent_as(self, task_id: str) -> None:
+        """The chunk went out as this task."""
+
+    def cancel(self) -> bool:
+        """Cancel if it is still pending: local, immediate, and final whatever the service is doing with it."""
+        with self._condition:
+            was_cancelled = self.cancelled()
+        if not super().cancel():
+            return False
+        if not was_cancelled:
+            try:
+                # wait() and as_completed() count a future as done only after this.
+                self.set_running_or_notify_cancel()
+            except (RuntimeError, InvalidStateError):
+                return True  # another thread cancelled it at the same moment, and tells the engine
+            if self._on_cancel is not None:
+                self._on_cancel()
+        return True
+
+    # for the engine
+
+    def show_running(self) -> None:
+        with self._condition:
+            if not self.running() and not self.done():
+                self.set_running_or_notify_cancel()
+
+    def deliver(self, delivery: Delivery) -> None:
+        self._finish(lambda: self.set_result(delivery.outcomes))  # type: ignore[arg-type]
+
+    def fail(self, error: BaseException) -> None:
+        self._finish(lambda: self.set_exception(error))
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        self._on_cancel = None
+        try:
+            finish()
+        except InvalidStateError:
+            if not self.cancelled():
+                raise
+
+
+class BatchFuture(ChunkFuture[T]):
+    """The future of one submitted call: a `concurrent.futures.Future` that also knows its task."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        super().__init__()
+        self._call: Callable[[], T] | None = call
+        self._task_id: str | None = None
+        self._streams = (b"", b"")
+        self._timing: Timing | None = None
+
+    @property
+    def task_id(self) -> str | None:
+        """The Batch task's id, None before it was sent (and with where="inline")."""
+        return self._task_id
+
+    @property
+    def timing(self) -> Timing | None:
+        """Where the time went, None until the result is there."""
+        return self._timing
+
+    def stdout(self) -> str:
+        """The last 64 kB of what the worker process printed; empty until the result is there."""
+        return self._streams[0].decode("utf-8", "replace")
+
+    def stderr(self) -> str:
+        """The last 64 kB of its standard error; empty until the result is there."""
+        return self._streams[1].decode("utf-8", "replace")
+
+    def rerun_locally(self) -> T:
+        """Run this very call here, in this thread, with its seed, so that a debugger can follow it.
+
+        Raises what the call raises. The arguments are the objects given to `submit`: what changed them since shows.
+        """
+        if self._call is None:
+            raise RuntimeError("this future's call is not known here")
+        return self._call()
+
+    def sent_as(self, task_id: str) -> None:
+        self._task_id = task_id
+
+    def deliver(self, delivery: Delivery) -> None:
+        self._timing = delivery.timing
+        self._streams = delivery.streams
+        self._task_id = delivery.task_id
+        value, error = delivery.outcomes.pop()
+        if error is not None:
+            self._finish(lambda: self.set_exception(error))
+        else:
+            self._finish(lambda: self.set_result(value))
+
+    def fail(self, error: BaseException) -> None:
+        self._streams = (
+            getattr(error, "stdout", "").encode(),
+            getattr(error, "stderr", "").encode(),
+        )
+        super().fail(error)
+
+
+class MapIterator(Generic[T]):
+    """The results of `map` in the order of the items.
+
+    As with the standard library's, the first exception ends it and cancels what has not started, unless
+    `return_exceptions` asked for exceptions as values.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[ChunkFuture[list[Outcome]]],
+        *,
+        end_time: float | None,
+        return_exceptions: bool,
+    ) -> None:
+        self._chunks = chunks  # a source that sends more work as chunks are taken, when map has a buffersize
+        self._waiting: deque[ChunkFuture[list[Outcome]]] = deque()
+        self._outcomes: deque[Outcome] = deque()
+        self._end_time = end_time
+        self._return_exceptions = return_exceptions
+
+    def start(self, ahead: int | None) -> MapIterator[T]:
+        """Send the first `ahead` chunks (None: all)."""
+        while ahead is None or ahead > 0:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._waiting.append(chunk)
+            ahead = None if ahead is None else ahead - 1
+        return self
+
+    def __iter__(self) -> MapIterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            while not self._outcomes:
+                if not self._waiting:
+                    raise StopIteration
+                outcomes = self._take()
+                self._outcomes.extend(outcomes)
+                outcomes.clear()
+            value, error = self._outcomes.popleft()
+            if error is None:
+                return value  # type: ignore[no-any-return]
+            if self._return_exceptions:
+                return error  # type: ignore[return-value]
+            try:
+                raise error
+            finally:
+                del error
+        except StopIteration:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel the chunks that have not started and forget the rest."""
+        for chunk in self._waiting:
+            chunk.cancel()
+        self._waiting.clear()
+        self._outcomes.clear()
+        self._chunks = iter(())
+
+    def _take(self) -> list[Outcome]:
+        chunk = self._waiting[0]
+        try:
+            timeout = None if self._end_time is None else self._end_time - time.monotonic()
+            outcomes = chunk.result(timeout)
+        except (FutureTimeoutError, CancelledError):
+            raise
+        except Exception as error:
+            if not self._return_exceptions:
+                raise
+            outcomes = [Outcome(None, error)] * chunk.size
+        self._waiting.popleft()
+        chunk._result = None  # type: ignore[attr-defined]  # results belong to the caller alone from here on
+        following = next(self._chunks, None)
+        if following is not None:
+            self._waiting.append(following)
+        return outcomes
