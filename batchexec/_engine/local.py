@@ -13,7 +13,12 @@ from typing import Any
 
 from ..errors import ServiceUnreachableError
 
-_START = "import json,sys; sys.path[:]=json.loads(sys.argv.pop(1)); from batchexec.emulator.__main__ import main; main()"
+# The child sees this process's packages, whatever put them on the path; after its own, so that no module beside the
+# user's script hides one of the standard library.
+_START = (
+    "import json,sys; sys.path+=[p for p in json.loads(sys.argv.pop(1)) if p not in sys.path];"
+    "from batchexec.emulator.__main__ import main; main()"
+)
 _END_SECONDS = 10.0
 
 _lock = threading.Lock()
@@ -28,9 +33,7 @@ class LocalService:
             raise ServiceUnreachableError(
                 "the local service needs a Python interpreter to run in, and sys.executable is empty here"
             )
-        # The child sees this process's packages, whatever put them on the path, and not what is beside the script.
-        package_root = str(Path(__file__).resolve().parents[2])
-        path = [package_root, *(entry for entry in sys.path if entry and os.path.abspath(entry) != os.getcwd())]
+        path = [*(os.path.abspath(entry) for entry in sys.path), str(Path(__file__).resolve().parents[2])]
         apart: dict[str, Any] = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
             if sys.platform == "win32"

@@ -1,0 +1,119 @@
+"""A running emulator for the tests of its Batch side, with the few verbs that they share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.batch import BatchClient, models
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import HttpResponseError
+
+IMAGE = models.VirtualMachineConfiguration(
+    image_reference=models.BatchVmImageReference(
+        publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest"
+    ),
+    node_agent_sku_id="batch.node.ubuntu 24.04",
+)
+
+
+@dataclass
+class Service:
+    client: BatchClient
+    info: dict[str, Any]
+    root: Path
+    count: int = 0
+
+    def pool(self, nodes: int = 1, slots: int = 2, id: str = "", **more: Any) -> str:
+        self.count += 1
+        options = models.BatchPoolCreateOptions(
+            id=id or f"pool{self.count}",
+            vm_size="Standard_D4s_v5",
+            virtual_machine_configuration=IMAGE,
+            target_dedicated_nodes=nodes,
+            task_slots_per_node=slots,
+            **more,
+        )
+        self.client.create_pool(options)
+        return options.id
+
+    def job(self, pool: str, **more: Any) -> str:
+        self.count += 1
+        return self.job_named(f"job{self.count}", pool, **more)
+
+    def job_named(self, id: str, pool: str, **more: Any) -> str:
+        pool_info = models.BatchPoolInfo(pool_id=pool)
+        self.client.create_job(models.BatchJobCreateOptions(id=id, pool_info=pool_info, **more))
+        return id
+
+    def node_root(self, job: str, id: str = "t") -> Path:
+        """The root directory of the node that runs, or ran, a task."""
+        return self.root / "nodes" / str(self.client.get_task(job, id).node_info.node_id)
+
+    def task(self, job: str, command: str, id: str = "t", **more: Any) -> str:
+        self.client.create_task(job, models.BatchTaskCreateOptions(id=id, command_line=command, **more))
+        return id
+
+    def run(self, job: str, command: str, id: str = "t", **more: Any) -> models.BatchTask:
+        self.task(job, command, id, **more)
+        return self.completed(job, id)
+
+    def completed(self, job: str, id: str = "t") -> models.BatchTask:
+        return self.until(lambda: self.client.get_task(job, id), lambda task: task.state == "completed")
+
+    def output(self, job: str, id: str = "t", name: str = "stdout.txt") -> str:
+        return b"".join(self.client.download_task_file(job, id, name)).decode()
+
+    @staticmethod
+    def until(look: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 10) -> Any:
+        end = time.monotonic() + seconds
+        while not good(found := look()):
+            assert time.monotonic() < end, f"never came: {found}"
+            time.sleep(0.005)
+        return found
+
+
+@contextmanager
+def emulator(root: Path | None) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """An emulator as a child process, ended by the end-of-file of its standard input."""
+    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof"]
+    command += ["--root", str(root)] if root else []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        info = json.loads(process.stdout.readline())
+        credential = AzureNamedKeyCredential(info["account"], info["batch_key"])
+        with BatchClient(info["batch_endpoint"], credential) as client:
+            yield Service(client, info, root or Path()), process
+        process.stdin.close()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with emulator(tmp_path_factory.mktemp("emulator")) as (service, process):
+        yield service
+    assert process.returncode == 0
+
+
+def refused(code: str, status: int) -> Any:
+    """A `with` block that must raise the service's error of this code and status."""
+
+    class Refused:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+            assert isinstance(error, HttpResponseError), f"expected {code}"
+            assert error.error is not None, error
+            assert (error.error.code, error.status_code) == (code, status)
+            return True
+
+    return Refused()
