@@ -116,9 +116,7 @@ _account_name = _like("[a-z0-9]{3,24}", "an account name: 3 to 24 lower case let
 
 def _connection_parts(text: str) -> dict[str, str]:
     """Account, key and blob endpoint of a storage connection string, by the names of our fields."""
-    parts = {
-        name.strip().lower(): value.strip() for name, _, value in (p.partition("=") for p in text.split(";"))
-    }
+    parts = {name.strip().lower(): value.strip() for name, _, value in (p.partition("=") for p in text.split(";"))}
     if parts.get("usedevelopmentstorage", "").lower() == "true":  # Azurite's documented, public account
         name = "devstoreaccount1"
         key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -300,9 +298,7 @@ class BatchConfig:
         100.0, "Most megabytes of your own modules and files to ship", check=_above_zero()
     )
     env: Mapping[str, str] = _setting({}, "Environment variables of the tasks", check=_variables)
-    connect_timeout: float = _setting(
-        30.0, "Seconds until the account must have answered first", check=_above_zero()
-    )
+    connect_timeout: float = _setting(30.0, "Seconds until the account must have answered first", check=_above_zero())
     job_prefix: str = _setting(
         "batchexec",
         "Beginning of the names of jobs and containers",

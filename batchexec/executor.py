@@ -12,14 +12,13 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._report.progress import Progress
 from ._wire import names, seeds
 from .config import BatchConfig
 from .errors import BrokenBatchExecutor, NestedExecutorError, PayloadError
-from .futures import BatchFuture, ChunkFuture, Delivery, MapIterator, Outcome, Timing
+from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
 
 if TYPE_CHECKING:
     from ._engine.engine import Engine
@@ -217,7 +216,8 @@ class BatchExecutor(Executor):
         from ._engine.session import Place
 
         config = self._config
-        progress = Progress(show=config.progress, echo=config.echo if config.echo is not None else self.where == "local")
+        echo = self.where == "local" if config.echo is None else config.echo
+        progress = Progress(show=config.progress, echo=echo)
         if self.where == "local":
             place = Place("local", self._slots, 1)
             told = f"on this machine, {place.slots} processes at once (no Azure account is configured)"
@@ -295,9 +295,7 @@ class BatchExecutor(Executor):
         chunks = []
         for index, (start, future) in enumerate(zip(starts, futures, strict=True)):
             items: list[Item] = [(args, {}) for args in known[start : start + size]]
-            chunks.append(
-                self._chunk(call, future, items, number + index, first + start, offset=start, is_map=True)
-            )
+            chunks.append(self._chunk(call, future, items, number + index, first + start, offset=start, is_map=True))
         self._send(chunks)
         return iter(futures)
 
@@ -415,5 +413,3 @@ def _register_at_exit() -> None:
 
 
 _register_at_exit()
-
-__all__ = ["BatchExecutor", "Delivery", "Path", "Timing"]

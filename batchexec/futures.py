@@ -231,7 +231,7 @@ class MapIterator(Generic[T]):
                 raise
             outcomes = [Outcome(None, error)] * chunk.size
         self._waiting.popleft()
-        chunk._result = None  # type: ignore[attr-defined]  # results belong to the caller alone from here on
+        chunk._result = None  # results belong to the caller alone from here on
         following = next(self._chunks, None)
         if following is not None:
             self._waiting.append(following)

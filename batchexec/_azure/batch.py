@@ -10,7 +10,8 @@ import aiohttp
 from azure.batch.aio import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 
-from ..errors import ServiceError
+from batchexec.errors import ServiceError
+
 from . import faults
 from .account import Account, sdk_transport
 
@@ -93,9 +94,7 @@ class BatchService:
         )
 
     async def delete_job(self, job_id: str) -> None:
-        await self._gone(
-            lambda: self._client.begin_delete_job(job_id, force=True), "JobNotFound", "JobBeingDeleted"
-        )
+        await self._gone(lambda: self._client.begin_delete_job(job_id, force=True), "JobNotFound", "JobBeingDeleted")
 
     async def preparation_status(self, job_id: str) -> list[Json]:
         pages = self._pages(lambda: self._client.list_job_preparation_and_release_task_status(job_id))

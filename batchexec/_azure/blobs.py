@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from ..errors import ServiceError
+from batchexec.errors import ServiceError
+
 from . import faults
 from .account import Account, sdk_transport
 

@@ -10,7 +10,7 @@ import aiohttp
 import tenacity
 from azure.core import exceptions as azure_errors
 
-from ..errors import AuthenticationError, QuotaError, ServiceError, ServiceUnreachableError
+from batchexec.errors import AuthenticationError, QuotaError, ServiceError, ServiceUnreachableError
 
 T = TypeVar("T")
 
@@ -56,9 +56,7 @@ async def _first_wait(state: tenacity.RetryCallState) -> None:
         await asyncio.sleep(0.25)
 
 
-def refusal(
-    service: str, status: int, code: str | None, message: str, retry_after: str | None = None
-) -> ServiceError:
+def refusal(service: str, status: int, code: str | None, message: str, retry_after: str | None = None) -> ServiceError:
     """The typed error for an answer with this HTTP status and the service's own code."""
     text = f"{service} answered {status} {code or ''}: {message.strip() or 'no text'}".replace(" :", ":")
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
@@ -102,7 +100,7 @@ def translate(service: str, endpoint: str, error: Exception) -> ServiceError | N
 def _from_response(service: str, endpoint: str, error: azure_errors.HttpResponseError) -> ServiceError:
     response = error.response
     status = error.status_code or 0
-    headers = response.headers if response is not None else {}
+    headers = getattr(response, "headers", {})
     code = getattr(error.error, "code", None) or headers.get("x-ms-error-code")
     if code is None and "html" in headers.get("Content-Type", "").lower():
         if status in _RETRIED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from .._wire import names
+from batchexec._wire import names
 
 # One line, any Python 3: the hash stands in the job, never in storage.
 _BOOT = (

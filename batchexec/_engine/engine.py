@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal
 
-from .._report.progress import Progress
-from .._wire import names
-from ..config import BatchConfig
-from ..errors import BatchExecError, BrokenBatchExecutor, InitializerError, ServiceError
+from batchexec._report.progress import Progress
+from batchexec._wire import names
+from batchexec.config import BatchConfig
+from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, ServiceError
+
 from . import local, outcomes
 from .health import Health
 from .packer import Packer
@@ -212,7 +213,7 @@ class Engine:
             await session.extend_lease()
 
     async def _account(self) -> Any:
-        from .._azure.account import Account
+        from batchexec._azure.account import Account
 
         config = self.config
         if self._service is not None:
@@ -256,7 +257,7 @@ class Engine:
         self._woken.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside the loops; what it raises breaks the executor. (The set keeps it alive: asyncio does not.)"""
+        """Run `work` beside the loops; what it raises breaks the executor. The set keeps it alive, asyncio does not."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._spawned_ended)
@@ -385,4 +386,3 @@ class Engine:
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop closed this very moment: nothing is left to do
                 loop.call_soon_threadsafe(action)
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BatchExecError, NodeError, PoolError, QuotaError
+from batchexec.errors import BatchExecError, NodeError, PoolError, QuotaError
 
 if TYPE_CHECKING:
     from .engine import Engine

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..errors import ServiceUnreachableError
+from batchexec.errors import ServiceUnreachableError
 
 # The child sees this process's packages, whatever put them on the path; after its own, so that no module beside the
 # user's script hides one of the standard library.
@@ -35,7 +35,7 @@ class LocalService:
             )
         path = [*(os.path.abspath(entry) for entry in sys.path), str(Path(__file__).resolve().parents[2])]
         apart: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP")}  # noqa: B009 - on Windows only
             if sys.platform == "win32"
             else {"start_new_session": True}  # a Ctrl-C in the terminal is for the client to handle
         )
@@ -111,7 +111,7 @@ def _forget() -> None:
         _service = None
 
 
-# atexit functions run after all executors have ended (executor.py waits for them earlier, as the standard library does).
+# Functions of atexit run after all executors have ended (executor.py waits for those at an earlier hook).
 atexit.register(_stop)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .._wire import envelope, payload
-from ..errors import (
+from batchexec._wire import envelope, payload
+from batchexec.errors import (
     BatchExecError,
     BrokenBatchExecutor,
     InitializerError,
@@ -21,7 +21,8 @@ from ..errors import (
     TamperedError,
     TaskError,
 )
-from ..futures import Delivery, Outcome, Timing
+from batchexec.futures import Delivery, Outcome, Timing
+
 from .work import Chunk
 
 
@@ -35,7 +36,7 @@ class Failure(Exception):
 
 def decode(data: bytes, key: bytes, job: str, chunk: Chunk) -> Delivery:
     """The chunk's delivery. Runs user code (unpickling). Raises Failure."""
-    where = {"job_id": job, "task_id": chunk.task_id}
+    where: dict[str, Any] = {"job_id": job, "task_id": chunk.task_id}
     about = envelope.context("result", job, chunk.number, chunk.generation)
     try:
         header, frames = envelope.unseal(key, about, data)
@@ -93,7 +94,7 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
         name = failure["module"]
         error = MissingModuleError(
             f"the worker has no module {name!r}, which {failure['what']} needs. Install it on the nodes (in the image), "
-            "or, if it is your own, make sure it is imported from a file here so that it can be shipped.",
+            "or, if it is your own, import it from a file here so that it can be shipped.",
             module=name,
             **where,
         )

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from .._source import Archive, bundle
-from .._wire import envelope, names, payload
+from batchexec._source import Archive, bundle
+from batchexec._wire import envelope, names, payload
+
 from .work import Chunk, Part
 
 PACK_BYTES = 4 * 1024 * 1024

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import BatchConfig
-from ..errors import PoolMismatchError
+from batchexec.config import BatchConfig
+from batchexec.errors import PoolMismatchError
 
 Json = dict[str, Any]
 

@@ -13,18 +13,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import _version
-from .._wire import names
-from ..config import BatchConfig
-from ..errors import PoolError, ServiceError
+from batchexec import _version
+from batchexec._wire import names
+from batchexec.config import BatchConfig
+from batchexec.errors import PoolError, ServiceError
+
 from . import command, pool, workerzip
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from .._azure.account import Account
-    from .._azure.batch import BatchService
-    from .._azure.blobs import BlobStore
+    from batchexec._azure.account import Account
+    from batchexec._azure.batch import BatchService
+    from batchexec._azure.blobs import BlobStore
 
 Json = dict[str, Any]
 
@@ -45,8 +46,8 @@ class Session:
     """An open job. Everything of it in storage lies below one prefix, everything in Batch below one job id."""
 
     def __init__(self, config: BatchConfig, account: Account, place: Place, http: aiohttp.ClientSession) -> None:
-        from .._azure.batch import BatchService
-        from .._azure.blobs import BlobStore
+        from batchexec._azure.batch import BatchService
+        from batchexec._azure.blobs import BlobStore
 
         self._config = config
         self._place = place
@@ -223,7 +224,7 @@ class Session:
 @contextlib.asynccontextmanager
 async def connected(account: Account, timeout: float) -> AsyncIterator[aiohttp.ClientSession]:
     """The connections of one engine."""
-    from .._azure.account import open_session
+    from batchexec._azure.account import open_session
 
     session = open_session(account, timeout)
     try:

@@ -8,9 +8,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
-from .._wire import names
-from ..errors import BatchExecError, ServiceError, SourceError
+from batchexec._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
+from batchexec._wire import names
+from batchexec.errors import BatchExecError, ServiceError, SourceError
+
 from .packer import PACK_BYTES, Packed, Packer, task_spec
 from .work import Chunk
 
@@ -75,9 +76,11 @@ class Submitter:
             self._waiting.extend(chunks)
         self._engine.progress.sending(len(self._waiting))
         while self._waiting:
-            batch = await asyncio.get_running_loop().run_in_executor(None, self._next_batch) if (
-                self._may_be_slow()
-            ) else self._next_batch()
+            batch = (
+                await asyncio.get_running_loop().run_in_executor(None, self._next_batch)
+                if (self._may_be_slow())
+                else self._next_batch()
+            )
             for chunk, error in batch.failed:
                 self._engine.fail(chunk, error)
             if batch.packed:
@@ -208,9 +211,8 @@ def _groups(tasks: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _job_over(job: str, error: ServiceError) -> BatchExecError:
-    from ..errors import BrokenBatchExecutor
+    from batchexec.errors import BrokenBatchExecutor
 
     return BrokenBatchExecutor(
         f"job {job} was ended by someone else or by its time limit ({error.code}): open a new BatchExecutor"
     )
-

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from typing import Any, NamedTuple
 
-from .._wire import envelope, names
-from ..errors import ResultStoreError, TamperedError, TaskError, TaskTerminatedError, WorkerCrashedError
+from batchexec._wire import envelope, names
+from batchexec.errors import ResultStoreError, TamperedError, TaskError, TaskTerminatedError, WorkerCrashedError
+
 from .work import Chunk
 
 LOG_HEAD_BYTES = 8 + 4 * names.TAIL_BYTES  # of a log blob: enough for its signed head with both tails
@@ -35,12 +36,14 @@ def read_log(data: bytes | None, key: bytes, job: str, chunk: Chunk) -> CrashLog
     return CrashLog(header.get("status"), int(header.get("oom_kills") or 0), out, err)
 
 
-def verdict(task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None) -> TaskError:
+def verdict(
+    task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None
+) -> TaskError:
     """The error for a chunk whose task is completed (or gone: None) and has no result blob."""
     info = (task or {}).get("executionInfo") or {}
     failure = info.get("failureInfo") or {}
     code, exit_code = failure.get("code", ""), info.get("exitCode")
-    where = {
+    where: dict[str, Any] = {
         "job_id": job,
         "task_id": chunk.task_id,
         "node_id": ((task or {}).get("nodeInfo") or {}).get("nodeId"),

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from .._wire import names
+from batchexec._wire import names
+
 from . import verdicts
 from .work import Chunk
 
@@ -121,9 +122,7 @@ class Watcher:
             if data is not None:
                 self._engine.deliver(chunk, data)
                 return
-            head = await store.get(
-                names.log_blob(chunk.number, chunk.generation), (0, verdicts.LOG_HEAD_BYTES)
-            )
+            head = await store.get(names.log_blob(chunk.number, chunk.generation), (0, verdicts.LOG_HEAD_BYTES))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
         self._engine.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, self._engine.config.timeout))
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-
-from .._source import Reached, dumps_recording
-from .._wire import envelope, payload
-from ..errors import PayloadError, PicklingError, SourceError
+from batchexec._source import Reached, dumps_recording
+from batchexec._wire import envelope, payload
+from batchexec.errors import PayloadError, PicklingError, SourceError
 
 if TYPE_CHECKING:
-    from ..futures import ChunkFuture
+    from batchexec.futures import ChunkFuture
 
 _INLINE_BYTES = 4096  # a callable up to this size is repeated in each chunk, which saves its reading
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cloudpickle
 
-from .._wire import envelope
+from batchexec._wire import envelope
 
 _ROOMS = ("_wire", "_worker")  # and the face, so that user modules can import batchexec on a node
 _EPOCH = (1980, 1, 1, 0, 0, 0)

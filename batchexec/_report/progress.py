@@ -9,9 +9,9 @@ import warnings
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from .._engine.session import Place
-    from .._engine.work import Chunk
-    from ..futures import Delivery
+    from batchexec._engine.session import Place
+    from batchexec._engine.work import Chunk
+    from batchexec.futures import Delivery
 
 _QUIET_SECONDS = 2.0
 _REDRAW_SECONDS = 0.5

@@ -80,9 +80,7 @@ def source_paths(path: str, mtime_ns: int, size: int) -> tuple[bool, tuple[str, 
     """Whether a Python file asks where it lies, and the relative paths it spells out. Raises OSError."""
     tree = _parsed(path)
     asks = any(
-        _name(node) in _LOCATION_NAMES
-        if isinstance(node, (ast.Name, ast.Attribute))
-        else node.name in _LOCATION_NAMES
+        _name(node) in _LOCATION_NAMES if isinstance(node, (ast.Name, ast.Attribute)) else node.name in _LOCATION_NAMES
         for node in ast.walk(tree)
         if isinstance(node, (ast.Name, ast.Attribute, ast.alias))
     )

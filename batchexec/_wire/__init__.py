@@ -6,7 +6,7 @@ able to say so.
 Layout of a job in storage, below its container (or the prefix inside a container that was given):
 
     worker/<sha256>.pyz      the worker, staged on each node by the job's preparation task
-    code/<sha256>            a callable: frames (pickle, out-of-band buffers); its hash stands in every chunk that uses it
+    code/<sha256>            a callable: frames (pickle, out-of-band buffers); every chunk that uses it names the hash
     source/<sha256>.zip      the user's own modules
     data/<sha256>            one large out-of-band buffer
     manifest/<call>          signed: one `map` call: function, item count, chunk bounds

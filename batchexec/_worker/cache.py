@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import zipfile
 
-from .._wire import names
-from .._wire.envelope import BadEnvelope, sha256
+from batchexec._wire import names
+from batchexec._wire.envelope import BadEnvelope, sha256
+
 from .store import Store
 
 

@@ -7,7 +7,8 @@ import http.client  # noqa: F401 - what every task needs is loaded before the fo
 import importlib
 import sys
 
-from .._wire import names
+from batchexec._wire import names
+
 from . import crash, items, task  # noqa: F401
 
 _attempted: set[str] = set()

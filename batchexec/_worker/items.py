@@ -5,11 +5,12 @@ from __future__ import annotations
 import reprlib
 import time
 import traceback
-from typing import Any, Callable  # noqa: UP035 - Python 3.8 must be able to read the worker
+from typing import Any, Callable
 
 import cloudpickle
 
-from .._wire import payload, seeds
+from batchexec._wire import payload, seeds
+
 
 class Ran:
     """What came of a chunk: outcomes in order, the frames they own, where in the logs each item began."""
@@ -30,7 +31,7 @@ def run_items(
 ) -> Ran:
     """Call `function` on each item. `numbers` are the items' numbers in their executor, which name their seeds."""
     ran = Ran()
-    for (args, kwargs), number in zip(items, numbers):  # noqa: B905 - of equal length; Python 3.8
+    for (args, kwargs), number in zip(items, numbers):
         ran.marks.append(log_sizes())
         if seed is not None:
             seeds.for_item(seed, number)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from typing import IO, Any
 
-from .._wire import names
+from batchexec._wire import names
 
 
 class Streams:

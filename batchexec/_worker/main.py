@@ -7,7 +7,6 @@ import sys
 import traceback
 
 
-
 def main() -> int:
     """Run the task that the environment describes. The exit code is 0 whenever a result was stored."""
     from . import task
@@ -41,6 +40,3 @@ def _report(env: dict[str, str], cwd: str, status: int) -> None:
         crash.report(task.Task(env, cwd), status)
     except StoreError as error:
         print(f"batchexec worker: no log stored: {error}", file=sys.stderr)
-
-
-

@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Any
 
-from .._wire import envelope, names, payload, seeds
+from batchexec._wire import envelope, names, payload, seeds
+
 from . import logs
 from .cache import NodeCache
 from .store import Store, StoreError
@@ -103,7 +104,7 @@ def run(task: Task, preloads: PreloadRequest | None = None) -> int | None:
             header["failure"] = {"code": refusal.code, "text": str(refusal), **refusal.fields}
             frames = refusal.frames
         sizes = streams.sizes()
-        tails = [logs.tail(path, size) for path, size in zip(streams.paths, sizes)]  # noqa: B905
+        tails = [logs.tail(path, size) for path, size in zip(streams.paths, sizes)]
         header.update(
             node=task.node, began=began, ended=time.time(), peak_rss=_peak_rss(), log_sizes=sizes, pid=os.getpid()
         )

@@ -20,13 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=0, help="of the Batch service; 0 takes a free one")
     parser.add_argument("--blob-port", type=int, default=0, help="of the Blob service; 0 takes a free one")
-    parser.add_argument(
-        "--json", action="store_true", help="print the endpoints and keys as one line of JSON"
-    )
+    parser.add_argument("--json", action="store_true", help="print the endpoints and keys as one line of JSON")
     parser.add_argument("--until-eof", action="store_true", help="end at the end-of-file of standard input")
-    parser.add_argument(
-        "--root", type=Path, help="directory of the nodes and blobs; default: a temporary one"
-    )
+    parser.add_argument("--root", type=Path, help="directory of the nodes and blobs; default: a temporary one")
     options = parser.parse_args(argv)
     batch, blobs = listen(options.port), listen(options.blob_port)
     access = Access.create(batch, blobs)

@@ -37,9 +37,7 @@ class ForkServers:
         interpreter = shutil.which(launch.argv[0], path=launch.env.get("PATH"))
         if interpreter is None:
             return None
-        server = self._ready.get((interpreter, digest)) or await self._server(
-            interpreter, zipapp, module, digest
-        )
+        server = self._ready.get((interpreter, digest)) or await self._server(interpreter, zipapp, module, digest)
         return server.run(launch) if server is not None and server.alive else None
 
     async def _server(self, interpreter: str, zipapp: str, module: str, digest: str) -> ProcessServer | None:

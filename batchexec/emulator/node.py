@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TASK_ENDED = failure(
-    "usererror", "TaskEnded", "The task was ended by user request, by its job or by a time limit"
-)
+TASK_ENDED = failure("usererror", "TaskEnded", "The task was ended by user request, by its job or by a time limit")
 PREP = "jobpreparation"
 
 
@@ -80,11 +78,7 @@ class Attempts:
             self.failure = TASK_ENDED
         while self.reason is None:
             seconds = seconds_of(time_limit) if time_limit else None
-            timer = (
-                self.agent.clock.call_later(seconds, lambda: self.stop("ended"))
-                if seconds is not None
-                else None
-            )
+            timer = self.agent.clock.call_later(seconds, lambda: self.stop("ended")) if seconds is not None else None
             try:
                 again = await self._attempt()
             finally:
@@ -106,9 +100,7 @@ class Attempts:
             self.failure = error.info
             return False
         except ValueError as error:
-            self.failure = failure(
-                "usererror", "CommandLaunchFailed", f"The command line cannot be split: {error}"
-            )
+            self.failure = failure("usererror", "CommandLaunchFailed", f"The command line cannot be split: {error}")
             return False
         except OSError as error:
             self.failure = failure("servererror", "ResourceDirectoryCreateFailed", str(error))
@@ -203,9 +195,7 @@ class TaskRun(Attempts):
 class NodeAgent:
     """The agent on one node."""
 
-    def __init__(
-        self, node: Node, root: Path, account: str, url: str, clock: Clock, scheduler: Scheduler
-    ) -> None:
+    def __init__(self, node: Node, root: Path, account: str, url: str, clock: Clock, scheduler: Scheduler) -> None:
         self.node = node
         self.root = root
         self.clock = clock

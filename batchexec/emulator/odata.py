@@ -217,11 +217,7 @@ def max_results(text: str | None, most: int = 1000) -> int:
     if text is None:
         return most
     if not re.fullmatch(r"-?\d{1,9}", text):
-        raise BatchError(
-            "InvalidQueryParameterValue", QueryParameterName="maxresults", QueryParameterValue=text
-        )
+        raise BatchError("InvalidQueryParameterValue", QueryParameterName="maxresults", QueryParameterValue=text)
     if not 1 <= int(text) <= most:
-        raise BatchError(
-            "OutOfRangeQueryParameterValue", QueryParameterName="maxresults", QueryParameterValue=text
-        )
+        raise BatchError("OutOfRangeQueryParameterValue", QueryParameterName="maxresults", QueryParameterValue=text)
     return int(text)

@@ -93,13 +93,8 @@ class JobRoutes:
         job = self._account.job(call.ids[0])
         call.check_conditions(job)
         job.refuse_unless_open()
-        if (
-            job.body.get("onAllTasksComplete") == "terminatejob"
-            and body.get("onAllTasksComplete") == "noaction"
-        ):
-            raise BatchError(
-                "InvalidPropertyValue", PropertyName="onAllTasksComplete", Reason="it cannot be set back"
-            )
+        if job.body.get("onAllTasksComplete") == "terminatejob" and body.get("onAllTasksComplete") == "noaction":
+            raise BatchError("InvalidPropertyValue", PropertyName="onAllTasksComplete", Reason="it cannot be set back")
         if "poolInfo" in body and job.state != "disabled" and body["poolInfo"] != job.body["poolInfo"]:
             raise BatchError(
                 "OperationInvalidForCurrentState",
@@ -172,9 +167,7 @@ class JobRoutes:
 
         runs = list(job.prepared_on.values())
         order = {id(run): index for index, run in enumerate(runs, 1)}
-        return listed(
-            call, "jobpreparationandreleasetaskstatuslist", runs, found, lambda run: order[id(run)], wire
-        )
+        return listed(call, "jobpreparationandreleasetaskstatuslist", runs, found, lambda run: order[id(run)], wire)
 
 
 def job_wire(job: Job, base: str) -> Body:

@@ -9,6 +9,7 @@ from operator import attrgetter, itemgetter
 from aiohttp import web
 
 from . import schema
+from .autoscaler import AutoScaler
 from .clock import iso
 from .errors import BatchError, invalid
 from .odata import Getter
@@ -56,9 +57,10 @@ _NODE_STATES = [
 
 
 class PoolRoutes:
-    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+    def __init__(self, account: Account, scheduler: Scheduler, scaler: AutoScaler) -> None:
         self._account = account
         self._scheduler = scheduler
+        self._scaler = scaler
 
     def operations(self) -> dict[str, Operation]:
         return {
@@ -85,11 +87,18 @@ class PoolRoutes:
         slots, cores = body.get("taskSlotsPerNode", 1), cores_of(body["vmSize"])
         if slots > min(4 * cores, 256):
             raise invalid("taskSlotsPerNode", slots, f"at most 4 per core; {body['vmSize']} has {cores}")
+        scaled = bool(body.get("enableAutoScale"))
+        if scaled:
+            self._scaler.check(body)
+            if "targetDedicatedNodes" in body or "targetLowPriorityNodes" in body:
+                raise invalid("targetDedicatedNodes", "", "not with autoscale")
         pool = Pool(body["id"], body, self._scheduler.clock.now())
         self._account.pools[pool.id.lower()] = pool
-        self._scheduler.resize(
-            pool, body.get("targetDedicatedNodes", 0), body.get("targetLowPriorityNodes", 0)
-        )
+        if scaled:
+            self._scaler.begin(pool)
+        else:
+            dedicated, spot = body.get("targetDedicatedNodes", 0), body.get("targetLowPriorityNodes", 0)
+            self._scheduler.resize(pool, dedicated, spot)
         return done(201, call, pool, f"/pools/{pool.id}")
 
     def list(self, call: Call) -> web.Response:

@@ -70,9 +70,7 @@ class TaskRoutes:
         if not isinstance(items, list):
             raise BatchError("MissingRequiredProperty", PropertyName="value")
         if not 1 <= len(items) <= 100:
-            raise BatchError(
-                "InvalidPropertyValue", PropertyName="value", Reason="1 to 100 tasks are expected"
-            )
+            raise BatchError("InvalidPropertyValue", PropertyName="value", Reason="1 to 100 tasks are expected")
         job.refuse_unless_open()
         return answer(
             {
@@ -135,9 +133,9 @@ class TaskRoutes:
         task.job.refuse_unless_open()
         if task.state == "completed":
             raise BatchError("TaskCompleted")
-        task.body = {
-            name: value for name, value in task.body.items() if name != "constraints"
-        } | schema.without_nulls(body)
+        task.body = {name: value for name, value in task.body.items() if name != "constraints"} | schema.without_nulls(
+            body
+        )
         task.touch(self._scheduler.clock.now())
         return done(200, call, task)
 
@@ -224,9 +222,7 @@ _BUILDERS: dict[str, Any] = {
     "state": lambda task, base: task.state,
     "stateTransitionTime": lambda task, base: iso(task.state_time),
     "previousState": lambda task, base: task.previous_state,
-    "previousStateTransitionTime": lambda task, base: (
-        task.previous_state_time and iso(task.previous_state_time)
-    ),
+    "previousStateTransitionTime": lambda task, base: task.previous_state_time and iso(task.previous_state_time),
     "constraints": _constraints,
     "requiredSlots": lambda task, base: task.slots,
     "executionInfo": _execution,

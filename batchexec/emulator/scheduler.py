@@ -282,8 +282,6 @@ class Scheduler:
         if pool.state == "deleting":
             raise BatchError("PoolBeingDeleted")
         pool.move("deleting", self.clock.now())
-        if pool.autoscale_timer is not None:
-            pool.autoscale_timer.cancel()
         self.spawn(self._delete_pool(pool))
 
     async def _delete_pool(self, pool: Pool) -> None:

@@ -125,9 +125,7 @@ RESOURCE_FILE = Shape(
 def resource_file(name: str, value: object) -> None:
     RESOURCE_FILE(name, value)
     assert isinstance(value, dict)
-    sources = [
-        key for key in ("httpUrl", "storageContainerUrl", "autoStorageContainerName") if value.get(key)
-    ]
+    sources = [key for key in ("httpUrl", "storageContainerUrl", "autoStorageContainerName") if value.get(key)]
     if len(sources) != 1:
         raise invalid(name, ", ".join(sources), "exactly one source is expected")
     if value.get("httpUrl") and not value.get("filePath"):

@@ -108,10 +108,7 @@ class BatchServer:
         if not response.prepared:
             response.headers["request-id"] = request_id
             response.headers["DataServiceVersion"] = "3.0"
-            if (
-                "client-request-id" in request.headers
-                and request.headers.get("return-client-request-id", "") == "true"
-            ):
+            if "client-request-id" in request.headers and request.headers.get("return-client-request-id", "") == "true":
                 response.headers["client-request-id"] = request.headers["client-request-id"]
         return response
 
@@ -166,9 +163,7 @@ _SERVICE = (
 
 def answer(body: object, resource: Resource | None = None) -> web.Response:
     """200 with a JSON body."""
-    return web.Response(
-        body=json.dumps(body, separators=(",", ":")).encode(), headers=_headers(_JSON, resource)
-    )
+    return web.Response(body=json.dumps(body, separators=(",", ":")).encode(), headers=_headers(_JSON, resource))
 
 
 def done(status: int, call: Call, resource: Resource | None = None, location: str = "") -> web.Response:
@@ -201,9 +196,7 @@ def listed(
     select = call.select()
     token = call.query.get("$skiptoken", "0")
     if not token.isdigit():
-        raise BatchError(
-            "InvalidQueryParameterValue", QueryParameterName="$skiptoken", QueryParameterValue=token
-        )
+        raise BatchError("InvalidQueryParameterValue", QueryParameterName="$skiptoken", QueryParameterValue=token)
     shown = odata.page(
         items,
         found.test if found else None,

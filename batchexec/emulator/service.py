@@ -90,6 +90,7 @@ class Emulator:
     async def start(self) -> None:
         from aiohttp import web
 
+        from .autoscaler import AutoScaler
         from .clock import Clock
         from .keys import SharedKey
         from .routes_files import FileRoutes
@@ -106,7 +107,10 @@ class Emulator:
         account = Account(access.account)
         self.scheduler = scheduler = Scheduler(account, clock, root, access.batch_endpoint)
         batch = BatchServer(SharedKey(access.account, access.batch_key), clock)
-        for routes in (PoolRoutes, JobRoutes, TaskRoutes, FileRoutes):
+        scaler = AutoScaler(account, scheduler)
+        batch.add(scaler.operations())
+        batch.add(PoolRoutes(account, scheduler, scaler).operations())
+        for routes in (JobRoutes, TaskRoutes, FileRoutes):
             batch.add(routes(account, scheduler).operations())
 
         loop = asyncio.get_running_loop()

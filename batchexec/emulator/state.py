@@ -105,9 +105,7 @@ class Pool(Resource):
     __slots__ = (
         "allocation_state",
         "allocation_time",
-        "autoscale_enabled",
         "autoscale_run",
-        "autoscale_timer",
         "nodes",
         "resize_errors",
         "slots",
@@ -125,8 +123,6 @@ class Pool(Resource):
         self.target_spot = 0
         self.resize_errors: list[Body] = []
         self.autoscale_run: Body | None = None
-        self.autoscale_timer: Timer | None = None
-        self.autoscale_enabled: float | None = None
 
     def allocate(self, state: str, now: datetime) -> None:
         self.allocation_state, self.allocation_time = state, now
