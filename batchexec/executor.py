@@ -12,12 +12,13 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._report.progress import Progress
 from ._wire import names, seeds
 from .config import BatchConfig
-from .errors import BrokenBatchExecutor, NestedExecutorError, PayloadError
+from .errors import BrokenBatchExecutor, InitializerError, NestedExecutorError, PayloadError
 from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ Item = tuple[tuple[Any, ...], dict[str, Any]]
 _CHUNKS_PER_SLOT = 4  # enough to even out items of unequal length, few enough to keep tasks worth starting
 
 
+@dataclass(frozen=True)
+class Stats:
+    """What an executor has done: items and chunks with a verdict, requests to Batch and storage together."""
+
+    where: str
+    job_id: str | None
+    pool_id: str | None
+    slots: int
+    items: int
+    chunks: int
+    requests: int
+
+
 class BatchExecutor(Executor):
     """Runs calls as Azure Batch tasks: a drop-in for `ProcessPoolExecutor`.
 
@@ -39,7 +53,8 @@ class BatchExecutor(Executor):
     With no account configured it runs on this machine, against an embedded local service that speaks the real
     protocols; with one, the same code runs on Azure Batch. Nothing is started before the first `submit` or `map`.
 
-    config: a BatchConfig, a mapping, or the path of a TOML file; any field of BatchConfig is also a keyword.
+    config: a BatchConfig, a mapping, or the path of a TOML file; any field of BatchConfig is also a keyword. A number
+        is `max_workers`, as in `ProcessPoolExecutor(4)`.
     max_workers: task slots used at once. Default: locally the number of CPUs, on Azure all slots of `max_nodes` nodes.
     initializer, initargs: called once in each worker process, before its first item.
     progress: whether to show a progress line; default: on a terminal or in a notebook.
@@ -51,7 +66,7 @@ class BatchExecutor(Executor):
 
     def __init__(
         self,
-        config: BatchConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        config: BatchConfig | Mapping[str, Any] | str | os.PathLike[str] | int | None = None,
         *,
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
@@ -66,6 +81,10 @@ class BatchExecutor(Executor):
                 "this is a batchexec worker: BatchExecutor() here would be work that starts work. Create the executor "
                 "in the client (under `if __name__ == '__main__':` when its module is imported by workers too)."
             )
+        if isinstance(config, int):
+            if max_workers is not None:
+                raise TypeError("max_workers was given twice: by position and by keyword")
+            config, max_workers = None, config
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -85,6 +104,7 @@ class BatchExecutor(Executor):
         self._engine: Engine | None = None
         self._init_part: Part | None = None
         self._initialized = False
+        self._inline_broken: InitializerError | None = None
         self._pid = os.getpid()
 
     # the contract
@@ -150,11 +170,25 @@ class BatchExecutor(Executor):
         if engine is None or engine.foreign:
             return
         if cancel_futures:
-            for chunk in list(engine.pending.values()):
+            for chunk in engine.unsettled():
                 chunk.future.cancel()
         engine.end("drain")
         if wait:
             _wait_for(engine)
+
+    def stats(self) -> Stats:
+        """What was done so far, and in how many requests."""
+        engine = self._engine
+        session = engine.session if engine is not None else None
+        return Stats(
+            where=self.where,
+            job_id=session.job_id if session else None,
+            pool_id=session.pool_id if session else None,
+            slots=self._slots,
+            items=engine.items_done if engine else self._items,
+            chunks=engine.chunks_done if engine else 0,
+            requests=session.requests if session else 0,
+        )
 
     def terminate_workers(self) -> None:
         """End the job and its tasks now; futures without a result raise BrokenBatchExecutor."""
@@ -179,7 +213,17 @@ class BatchExecutor(Executor):
 
     @property
     def _broken(self) -> BaseException | bool:
-        return (self._engine.broken if self._engine is not None else None) or False
+        return (self._engine.broken if self._engine is not None else self._inline_broken) or False
+
+    def _initialize_inline(self) -> None:
+        if self._initialized or self._initializer is None:
+            return
+        try:
+            self._initializer(*self._initargs)
+        except Exception as error:
+            self._inline_broken = InitializerError(f"the initializer raised {type(error).__name__}: {error}")
+            raise self._inline_broken from error
+        self._initialized = True
 
     @property
     def _slots(self) -> int:
@@ -191,18 +235,20 @@ class BatchExecutor(Executor):
 
     def _ready(self, items: int, chunks: int = 1) -> tuple[int, int]:
         """Numbers for the next chunk and item, with the engine there to take them."""
+        if os.getpid() != self._pid:  # before the lock, which another thread may have held at the fork
+            raise RuntimeError(
+                "this BatchExecutor belongs to the parent process: create one of its own in a forked child"
+            )
         with self._lock:
-            if os.getpid() != self._pid:
-                raise RuntimeError(
-                    "this BatchExecutor belongs to the parent process: create one of its own in a forked child"
-                )
-            if self._broken:
-                raise self._engine.broken  # type: ignore[union-attr, misc]
+            if isinstance(self._broken, BaseException):
+                raise self._broken
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            if self._engine is None and not self._inline:
+            if self._inline:
+                self._initialize_inline()
+            elif self._engine is None:
                 self._start_engine()
             first, self._items = self._items, self._items + items
             number = next(self._chunks)
@@ -342,6 +388,8 @@ class BatchExecutor(Executor):
             engine = self._engine
         if engine is None or engine.foreign:
             return
+        if self.where == "azure" and not engine.done:
+            engine.progress.announce(_after_interrupt(engine), always=True)
         engine.end("abandon")
         _wait_for(engine)
 
@@ -374,13 +422,22 @@ def _run_inline(future: ChunkFuture[Any], call: Callable[[], Any]) -> None:
 def _wait_for(engine: Engine) -> None:
     """Until the engine is over. Ctrl-C ends its job instead; a second one leaves at once."""
     try:
-        while not engine.join(0.2):
+        while not engine.join(0.2):  # bounded: on Windows nothing interrupts a join
             engine.progress.tick()
     except KeyboardInterrupt:
-        engine.end("abandon")
-        while not engine.join(0.2):
-            pass
+        if engine.ending == "abandon":
+            engine.leave()
+        else:
+            engine.end("abandon")
+            _wait_for(engine)
         raise
+
+
+def _after_interrupt(engine: Engine) -> str:
+    job = engine.session.job_id if engine.session is not None else "none"
+    return (
+        f"interrupted: ending job {job}. Results that are there stay in storage; `batchexec clean {job}` deletes them"
+    )
 
 
 # Engines that the interpreter waits for when it exits: those that are not over yet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -86,8 +87,10 @@ def translate(service: str, endpoint: str, error: Exception) -> ServiceError | N
     """The typed error for an exception of an SDK or of aiohttp; None for any other."""
     if isinstance(error, ServiceError):
         return error
-    if isinstance(error, azure_errors.DecodeError):
+    if isinstance(error, azure_errors.DecodeError | json.JSONDecodeError):
         return not_the_service(service, endpoint, "it does not answer in JSON")
+    if isinstance(error, azure_errors.TooManyRedirectsError):
+        return not_the_service(service, endpoint, "it redirects without end")
     if isinstance(error, azure_errors.HttpResponseError):
         return _from_response(service, endpoint, error)
     if isinstance(error, azure_errors.ClientAuthenticationError):

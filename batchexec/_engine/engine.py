@@ -8,13 +8,19 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal
 
 from batchexec._report.progress import Progress
 from batchexec._wire import names
 from batchexec.config import BatchConfig
-from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, ServiceError
+from batchexec.errors import (
+    BatchExecError,
+    BrokenBatchExecutor,
+    InitializerError,
+    ServiceError,
+    ServiceUnreachableError,
+)
 
 from . import local, outcomes
 from .health import Health
@@ -27,6 +33,9 @@ from .work import Chunk
 
 Ending = Literal["drain", "abandon"]
 _log = logging.getLogger("concurrent.futures")
+
+_CLOSE_SECONDS = 60.0
+_SERVICE_LOOK_SECONDS = 0.5
 
 
 class Engine:
@@ -43,8 +52,10 @@ class Engine:
         self.pending: dict[int, Chunk] = {}  # without a verdict, by number
         self.session: Session | None = None
         self.packer: Packer | None = None
-        self.requests = 0  # made by sessions that are closed
         self.chunks_done = 0
+        self.items_done = 0
+        self._failed_logs: tuple[str, ...] = ()
+        self._left = False  # by a second Ctrl-C: nobody waits any more
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._inbox: deque[list[Chunk]] = deque()
@@ -92,6 +103,10 @@ class Engine:
         if started:
             self._wake()
 
+    def unsettled(self) -> list[Chunk]:
+        """The chunks without a verdict, in the order of their submission."""
+        return list(self.pending.values())
+
     def terminate(self, error: BatchExecError) -> None:
         """Fail everything pending with `error`, and end."""
         if os.getpid() == self._pid:
@@ -108,9 +123,13 @@ class Engine:
         thread.join(timeout)
         return not thread.is_alive()
 
+    def leave(self) -> None:
+        """Nobody waits for the end any more, not even the interpreter's exit."""
+        self._left = True
+
     @property
     def done(self) -> bool:
-        return self._thread is None or not self._thread.is_alive()
+        return self._left or self._thread is None or not self._thread.is_alive()
 
     @property
     def foreign(self) -> bool:
@@ -123,10 +142,10 @@ class Engine:
         try:
             asyncio.run(self._main())
         except BaseException as error:  # noqa: BLE001 - no future may hang, whatever went wrong here
-            self._fail_all(BrokenBatchExecutor(f"internal error: {type(error).__name__}: {error}"), cause=error)
+            self._fail_all(_internal(error))
         finally:
-            if self.broken is not None:
-                self._fail_all(self.broken)
+            if self.pending:
+                self._fail_all(self.broken or BrokenBatchExecutor("the executor was ended before this was done"))
             for thread in self._resolver.close():
                 if thread is not threading.current_thread():
                     thread.join(1.0 if self._ending == "abandon" else None)
@@ -134,30 +153,34 @@ class Engine:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        account = await self._account()
-        async with connected(account, self.config.connect_timeout) as http:
-            session = Session(self.config, account, self.place, http)
-            self.progress.stage("opening", self.place)
-            try:
-                await self._or_abandoned(session.open())
-                if session.opened:
-                    await self._serve(session)
-            except BatchExecError as error:
-                self._break(error)
-                _log.debug("the engine ended", exc_info=True)
-            finally:
-                self.requests += session.requests
-                await session.batch.close()
+        self.progress.stage("opening")
+        try:
+            account = await self._account()
+            async with connected(account, self.config.connect_timeout) as http:
+                session = self.session = Session(self.config, account, self.place, http)
+                try:
+                    await self._or_abandoned(session.open())
+                    if session.opened:
+                        await self._serve(session)
+                finally:
+                    await session.batch.close()
+        except BatchExecError as error:
+            self._break(error)
 
     async def _serve(self, session: Session) -> None:
         """Run chunks until the end is asked for and nothing is pending."""
-        self.session = session
         limit = int(self.config.source_limit_mb * 1e6)
         self.packer = Packer(session.job_id, session.key, limit)
         submitter = Submitter(self, session, self.packer)
         watcher = Watcher(self, session)
-        loops = [submitter.run(), watcher.watch_results(), watcher.watch_tasks(), Health(self, session).run()]
-        running = [asyncio.create_task(loop) for loop in [*loops, self._lease(session)]]
+        loops = [
+            submitter.run(),
+            watcher.watch_results(),
+            watcher.watch_tasks(),
+            Health(self, session).run(),
+            self._lease(session) if self._service is None else self._watch_service(self._service),
+        ]
+        running = [asyncio.create_task(loop) for loop in loops]
         ended = asyncio.create_task(self._ended(submitter))
         try:
             finished, _ = await asyncio.wait([*running, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +188,8 @@ class Engine:
                 task.result()  # a loop that ended has failed: what it raised breaks the executor
         except BatchExecError as error:
             self._break(error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must neither hang a future nor leak a job
+            self._break(_internal(error))
         finally:
             for task in (*running, ended, *self._tasks):
                 task.cancel()
@@ -172,15 +197,18 @@ class Engine:
         await self._close(session)
 
     async def _close(self, session: Session) -> None:
+        if self._service is not None and not self._service.alive():
+            return
         try:
-            if self._ending == "abandon" and self.broken is None:
-                await session.abandon("the client was interrupted")
-            else:
-                await session.close(keep=tuple(self.kept_logs) if self.place.where == "azure" else ())
-        except ServiceError as error:
+            async with _limit(_CLOSE_SECONDS):
+                if self._ending == "abandon" and self.broken is None:
+                    await session.abandon("the client was interrupted")
+                else:
+                    await session.close(keep=self._failed_logs if self.place.where == "azure" else ())
+        except (ServiceError, asyncio.TimeoutError) as error:
             self.progress.warn(
-                f"could not clean up job {session.job_id}: {error}. Its time limit ends it; delete it with "
-                f"`az batch job delete --job-id {session.job_id}`."
+                f"could not clean up job {session.job_id}: {error or 'no answer in time'}. Its time limit ends it; to "
+                f"delete it now: az batch job delete --job-id {session.job_id}"
             )
 
     async def _ended(self, submitter: Submitter) -> None:
@@ -211,6 +239,12 @@ class Engine:
         while True:
             await asyncio.sleep(self.config.wall_clock_hours * 3600 / 2)
             await session.extend_lease()
+
+    async def _watch_service(self, service: local.LocalService) -> None:
+        """The local service answers at once or is gone: no use in trying a dead one again."""
+        while service.alive():
+            await asyncio.sleep(_SERVICE_LOOK_SECONDS)
+        raise ServiceUnreachableError("the local service ended while work was pending")
 
     async def _account(self) -> Any:
         from batchexec._azure.account import Account
@@ -282,23 +316,23 @@ class Engine:
     def tend(self) -> None:
         """Called at each turn of the watcher."""
         self._resolver.tend()
+        self.progress.tick()
+
+    def lost_contact(self, error: ServiceError) -> None:
+        """The account does not answer, or the login expired: the work goes on there, so nothing is ended here."""
+        self.progress.warn(f"lost contact, the work goes on in the service and this keeps trying: {error}")
 
     def warn(self, text: str) -> None:
         self.progress.warn(text)
 
-    @property
-    def kept_logs(self) -> Iterable[str]:
-        return self._failed_logs
-
     # inside
-
-    _failed_logs: tuple[str, ...] = ()
 
     def _settle(self, chunk: Chunk) -> bool:
         """Whether the chunk was still without a verdict; it has one now."""
         if self.pending.pop(chunk.number, None) is None:
             return False
         self.chunks_done += 1
+        self.items_done += chunk.size
         self.progress.chunk_done(chunk.size)
         if not self.pending:
             self._woken.set()
@@ -341,9 +375,7 @@ class Engine:
         self._fail_all(error)
         self._woken.set()
 
-    def _fail_all(self, error: BatchExecError, cause: BaseException | None = None) -> None:
-        if cause is not None:
-            error.__cause__ = cause
+    def _fail_all(self, error: BatchExecError) -> None:
         with self._lock:
             if self.broken is None:
                 self.broken = error
@@ -368,10 +400,7 @@ class Engine:
         if task.cancelled() or task.exception() is None:
             return
         error = task.exception()
-        if isinstance(error, BatchExecError):
-            self._break(error)
-        else:
-            self._break(BrokenBatchExecutor(f"internal error: {type(error).__name__}: {error}"))
+        self._break(error if isinstance(error, BatchExecError) else _internal(error))
 
     def _wake(self) -> None:
         def wake() -> None:
@@ -386,3 +415,25 @@ class Engine:
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop closed this very moment: nothing is left to do
                 loop.call_soon_threadsafe(action)
+
+
+def _internal(error: BaseException | None) -> BatchExecError:
+    broken = BrokenBatchExecutor(f"internal error: {type(error).__name__}: {error}")
+    broken.__cause__ = error
+    return broken
+
+
+@contextlib.asynccontextmanager
+async def _limit(seconds: float) -> AsyncIterator[None]:
+    """Raise TimeoutError in the block once `seconds` are over (asyncio.timeout, which Python 3.10 lacks)."""
+    task = asyncio.current_task()
+    assert task is not None
+    over = asyncio.get_running_loop().call_later(seconds, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if asyncio.get_running_loop().time() >= over.when():
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        over.cancel()

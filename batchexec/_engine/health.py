@@ -32,7 +32,7 @@ class Health:
         is_local = self._engine.place.where == "local"
         await asyncio.sleep(_FIRST_LOCAL if is_local else _FIRST)
         while True:
-            if any(chunk.task_id and not chunk.running for chunk in self._engine.pending.values()):
+            if any(chunk.task_id and not chunk.running for chunk in self._engine.unsettled()):
                 await self._look()
             await asyncio.sleep(_EVERY_LOCAL if is_local else _EVERY)
 
@@ -45,7 +45,7 @@ class Health:
         if pool.get("state") == "deleting":
             raise PoolError(f"pool {pool_id!r} is being deleted")
         nodes = await self._session.batch.nodes(pool_id)
-        at_work = any(chunk.running for chunk in self._engine.pending.values())
+        at_work = any(chunk.running for chunk in self._engine.unsettled())
         useful = [node for node in nodes if node["state"].lower() not in _USELESS]
         for problem in (*self._pool_problems(pool, nodes), *self._node_problems(nodes, useful)):
             self._report(problem, fatal=not useful and not at_work)

@@ -93,7 +93,7 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
     elif code == "missing_module":
         name = failure["module"]
         error = MissingModuleError(
-            f"the worker has no module {name!r}, which {failure['what']} needs. Install it on the nodes (in the image), "
+            f"the worker has no module {name!r}, which {failure['what']} needs. Install it on the nodes (image=), "
             "or, if it is your own, import it from a file here so that it can be shipped.",
             module=name,
             **where,

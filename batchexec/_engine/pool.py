@@ -7,7 +7,6 @@ import hashlib
 import math
 import re
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,18 +113,21 @@ def merged(body: Json, options: Mapping[str, Any]) -> Json:
     return result
 
 
-def check_existing(pool: Json, config: BatchConfig, nodes: int) -> bool:
-    """Whether tasks on this pool run in containers. Warns of what differs, raises PoolMismatchError where none of
-    this executor's work could run."""
+def has_containers(pool: Json) -> bool:
+    return bool((pool.get("virtualMachineConfiguration") or {}).get("containerConfiguration"))
+
+
+def differences(pool: Json, config: BatchConfig) -> list[str]:
+    """What an existing pool does otherwise than the configuration asks, for a warning each. Raises PoolMismatchError
+    where none of this executor's work could run."""
     name = pool["id"]
-    machine = pool.get("virtualMachineConfiguration") or {}
-    containers = bool(machine.get("containerConfiguration"))
     remedy = f"Use another pool_id, or delete pool {name!r} so that it is made anew."
-    if pool.get("state") == "deleting":
+    agent = str((pool.get("virtualMachineConfiguration") or {}).get("nodeAgentSKUId"))
+    if str(pool.get("state")).lower() == "deleting":
         raise PoolMismatchError(f"pool {name!r} is being deleted: wait until it is gone, or use another pool_id")
-    if "windows" in (machine.get("nodeAgentSKUId") or "").lower():
+    if "windows" in agent.lower():
         raise PoolMismatchError(f"pool {name!r} runs Windows, the worker needs Linux. {remedy}")
-    if config.image and not containers:
+    if config.image and not has_containers(pool):
         raise PoolMismatchError(
             f"image={config.image!r} is set, but pool {name!r} was made without container support. {remedy}"
         )
@@ -134,21 +136,24 @@ def check_existing(pool: Json, config: BatchConfig, nodes: int) -> bool:
             f"pool {name!r} is fixed at zero nodes, so nothing would ever run: resize it or turn its autoscale on. "
             + remedy
         )
-    _check_python(pool, containers, remedy)
+    _check_python(pool, remedy)
+    found = []
     if pool.get("vmSize", "").lower() != config.vm_size.lower():
-        _warn(f"pool {name!r} has VM size {pool.get('vmSize')}, not {config.vm_size}; its own is used and billed")
+        found.append(
+            f"pool {name!r} has VM size {pool.get('vmSize')}, not {config.vm_size}: its own is used and billed"
+        )
     slots = pool.get("taskSlotsPerNode", 1)
     if slots != config.slots_per_node:
-        _warn(f"pool {name!r} has {slots} task slots a node, not {config.slots_per_node}; its own are used")
+        found.append(f"pool {name!r} has {slots} task slots a node, not {config.slots_per_node}: its own are used")
     if not pool.get("enableAutoScale"):
-        _warn(f"pool {name!r} has a fixed size of {_target_nodes(pool)} nodes, which are billed until it is resized")
-    return containers
+        found.append(f"pool {name!r} has a fixed size of {_target_nodes(pool)} nodes, billed until it is resized")
+    return found
 
 
-def _check_python(pool: Json, containers: bool, remedy: str) -> None:
+def _check_python(pool: Json, remedy: str) -> None:
     metadata = {item["name"]: item["value"] for item in pool.get("metadata") or ()}
     theirs, ours = metadata.get("batchexec_python"), f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if not containers and theirs and theirs != ours:
+    if not has_containers(pool) and theirs and theirs != ours:
         raise PoolMismatchError(
             f"pool {pool['id']!r} has Python {theirs} and no containers, this is Python {ours}: pickled functions do "
             f"not travel between them. {remedy}"
@@ -159,26 +164,9 @@ def _target_nodes(pool: Json) -> int:
     return int(pool.get("targetDedicatedNodes") or 0) + int(pool.get("targetLowPriorityNodes") or 0)
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
-
-
 def _user() -> str:
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):  # no user database entry, as in some containers
         name = "user"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20] or "user"
-
-
-__all__ = [
-    "autoscale",
-    "azure_pool",
-    "check_existing",
-    "default_image",
-    "formula",
-    "local_pool",
-    "merged",
-    "nodes_for",
-    "pool_id",
-]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import os
 import secrets
 import sys
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-_LOG_DAYS = 7
+_log = logging.getLogger("batchexec")
+
 _AUTOSCALE_PAUSE = 31.0  # the service refuses enableautoscale within 30 s of the last
 
 
@@ -64,6 +66,7 @@ class Session:
         self._own_container = config.container is None
         self._in_containers = False
         self._scaled_at = -_AUTOSCALE_PAUSE
+        self._store_opened = False
         self.opened = False
 
     @property
@@ -161,10 +164,13 @@ class Session:
             found = await self.batch.get_pool(self.pool_id)  # someone was faster
             if found is None:
                 raise PoolError(f"pool {self.pool_id!r} appeared and went again: try once more")
-        self._in_containers = pool.check_existing(found, config, place.nodes)
+        for difference in pool.differences(found, config):
+            _log.warning(difference)
+        self._in_containers = pool.has_containers(found)
 
     async def _open_store(self) -> None:
         await self.store.open(create=self._own_container)
+        self._store_opened = True
         await self.store.put(names.worker_blob(self.worker_sha256), self._worker)
 
     @property
@@ -218,7 +224,8 @@ class Session:
             if self._place.where == "local":
                 await self.batch.delete_pool(self.pool_id)
         with contextlib.suppress(ServiceError):
-            await self.store.drop(whole_container=self._own_container)
+            if self._store_opened:  # else nobody answered there, and asking again would only take time
+                await self.store.drop(whole_container=self._own_container)
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _SETTLE = 0.001  # seconds without a new submit after which the batch goes
 _SETTLE_MOST = 0.005
 _UPLOADS = 16
-_ADDS = 8  # requests under way at once: bounds how far FIFO can be disturbed
 _JOB_OVER = ("JobCompleted", "JobNotFound", "JobBeingTerminated", "JobBeingDeleted", "JobNotActive", "JobDisabled")
 
 
@@ -38,7 +37,6 @@ class Submitter:
         self._calls = 0
         self._under_way = 0
         self._uploads = asyncio.Semaphore(_UPLOADS)
-        self._adds = asyncio.Semaphore(_ADDS)
         self._last_add: asyncio.Future[None] | None = None
 
     @property
@@ -57,6 +55,7 @@ class Submitter:
                 await self._take()
             finally:
                 self._under_way -= 1
+                self._engine.look_for_end()  # all that was taken may have been cancelled before it was sent
 
     async def _settle(self) -> None:
         """Let submits that are made one after another come together."""
@@ -168,8 +167,7 @@ class Submitter:
         delay = 0.25
         while waiting:
             try:
-                async with self._adds:
-                    added = await self._session.batch.add_tasks(self._session.job_id, list(waiting.values()))
+                added = await self._session.batch.add_tasks(self._session.job_id, list(waiting.values()))
             except ServiceError as error:
                 if error.code == "RequestBodyTooLarge" and len(waiting) > 1:
                     halves = list(waiting.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchexec._wire import names
+from batchexec.errors import AuthenticationError, ServiceError
 
 from . import verdicts
 from .work import Chunk
@@ -16,6 +18,8 @@ from .work import Chunk
 if TYPE_CHECKING:
     from .engine import Engine
     from .session import Session
+
+T = TypeVar("T")
 
 _SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.025, 2.0
 _SHELVES = 8  # listed in a turn: work is done in order, so the first ones are where results appear
@@ -40,26 +44,31 @@ class Watcher:
         self._turn = 0
 
     def _sent(self) -> list[Chunk]:
-        return [chunk for chunk in self._engine.pending.values() if chunk.task_id]
+        return [chunk for chunk in self._engine.unsettled() if chunk.task_id]
 
     async def watch_results(self) -> None:
         """List the shelves on which results are awaited, and read what is new."""
         while True:
-            sent = self._sent()
             self._engine.tend()
-            if not sent:
-                self._interval = _SHORTEST
-                await asyncio.sleep(_SHORTEST if self._engine.pending else self._longest / 2)
-                continue
-            begin = time.monotonic()
-            found = await asyncio.gather(*(self._session.store.names(shelf) for shelf in self._shelves(sent)))
-            self._round_trip = time.monotonic() - begin
-            fresh = self._awaited([name for listing in found for name in listing])
-            for chunk in fresh:
-                self._engine.spawn(self._read(chunk))
-            # Results come in bursts: look again soon after one, more and more rarely otherwise.
-            self._interval = _SHORTEST if fresh else min(self._interval * 1.3, self._longest)
-            await asyncio.sleep(max(self._interval, min(self._round_trip, self._longest)))
+            await asyncio.sleep(await self._look_for_results())
+
+    async def _look_for_results(self) -> float:
+        """One turn; the seconds until the next. (A function of its own: a sleeping loop must hold no chunk, and with
+        it the user's objects.)"""
+        sent = self._sent()
+        if not sent:
+            self._interval = _SHORTEST
+            return _SHORTEST if self._engine.pending else self._longest / 2
+        begin = time.monotonic()
+        listings = [self._ask(functools.partial(self._session.store.names, shelf)) for shelf in self._shelves(sent)]
+        found = await asyncio.gather(*listings)
+        self._round_trip = time.monotonic() - begin
+        fresh = self._awaited([name for listing in found for name in listing])
+        for chunk in fresh:
+            self._engine.spawn(self._read(chunk))
+        # Results come in bursts: look again soon after one, more and more rarely otherwise.
+        self._interval = _SHORTEST if fresh else min(self._interval * 1.3, self._longest)
+        return max(self._interval, min(self._round_trip, self._longest))
 
     async def watch_tasks(self) -> None:
         """Show what runs, and find tasks that are over without a result."""
@@ -67,11 +76,26 @@ class Watcher:
             pause = max(self._longest, self._interval) * _STATES_EVERY / 2
             sent = self._sent()
             if sent:
-                changed = await self._session.batch.tasks_changed_since(self._session.job_id, self._since)
+                query = functools.partial(self._session.batch.tasks_changed_since, self._session.job_id)
+                changed = await self._ask(functools.partial(query, self._since))
                 self._apply(changed, {chunk.task_id: chunk for chunk in sent})
                 self._move_window(changed, pause)
                 await self._ask_for_lost(sent)
+            del sent  # a sleeping loop must hold no chunk, and with it the user's objects
             await asyncio.sleep(pause)
+
+    async def _ask(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The answer, however long the account is out of reach: losing contact must not end anybody's work."""
+        pause = 5.0
+        while True:
+            try:
+                return await request()
+            except ServiceError as error:
+                if not error.transient and not isinstance(error, AuthenticationError):
+                    raise
+                self._engine.lost_contact(error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 120.0)
 
     def _shelves(self, sent: list[Chunk]) -> list[str]:
         """Prefixes to list in this turn: the first with pending chunks, and one of the others by turns."""
@@ -97,7 +121,8 @@ class Watcher:
 
     async def _read(self, chunk: Chunk) -> None:
         async with self._reads:
-            data = await self._session.store.get(names.result_blob(chunk.number, chunk.generation))
+            blob = names.result_blob(chunk.number, chunk.generation)
+            data = await self._ask(functools.partial(self._session.store.get, blob))
         self._reading.discard(chunk.number)
         if data is not None:
             self._engine.deliver(chunk, data)
@@ -118,11 +143,12 @@ class Watcher:
         """A task is over: its result, asked for by name, or the reason why there is none."""
         store, session = self._session.store, self._session
         async with self._reads:
-            data = await store.get(names.result_blob(chunk.number, chunk.generation))
+            result, log_name = (blob(chunk.number, chunk.generation) for blob in (names.result_blob, names.log_blob))
+            data = await self._ask(functools.partial(store.get, result))
             if data is not None:
                 self._engine.deliver(chunk, data)
                 return
-            head = await store.get(names.log_blob(chunk.number, chunk.generation), (0, verdicts.LOG_HEAD_BYTES))
+            head = await self._ask(functools.partial(store.get, log_name, (0, verdicts.LOG_HEAD_BYTES)))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
         self._engine.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, self._engine.config.timeout))
 
@@ -139,7 +165,7 @@ class Watcher:
         quiet = [chunk for chunk in sent if now - max(chunk.sent_at, chunk.asked_at) > _LOST_SECONDS][:20]
         for chunk in quiet:
             chunk.asked_at = now
-            task = await self._session.batch.get_task(self._session.job_id, chunk.task_id)
+            task = await self._ask(functools.partial(self._session.batch.get_task, self._session.job_id, chunk.task_id))
             gone = task is None
             if (gone or str((task or {}).get("state")).lower() == "completed") and chunk.number not in self._reading:
                 self._reading.add(chunk.number)

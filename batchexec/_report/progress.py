@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from batchexec._engine.session import Place
     from batchexec._engine.work import Chunk
     from batchexec.futures import Delivery
+
+_log = logging.getLogger("batchexec")
 
 _QUIET_SECONDS = 2.0
 _REDRAW_SECONDS = 0.5
@@ -42,11 +43,10 @@ class Progress:
                 self._wipe()
                 _write(sys.stderr, f"batchexec: {text}\n")
 
-    def stage(self, name: str, place: Place) -> None:
+    def stage(self, name: str) -> None:
         with self._lock:
             self._stage, self._stage_began = name, time.monotonic()
             self._began = self._stage_began
-            self._place = place
 
     def items_added(self, count: int) -> None:
         with self._lock:
@@ -78,9 +78,10 @@ class Progress:
             self._draw()
 
     def warn(self, text: str) -> None:
+        """By logging: a warning made into an exception by a filter would end the engine's thread."""
         with self._lock:
             self._wipe()
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        _log.warning(text)
 
     def echo(self, chunk: Chunk, delivery: Delivery) -> None:
         """What the chunk printed, to this process's own streams; by item where it has several."""

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 
-Value = "float | list[float] | str"
 Samples = Callable[[str, str, float], "float | list[float]"]  # (variable, method, argument) -> samples
 _TOKEN = re.compile(
     r"\s+|//[^\n]*|/\*.*?\*/|(?P<number>\d+(?:\.\d+)?)|(?P<name>\$?[A-Za-z_]\w*)|(?P<op>&&|\|\||[<>=!]=|[-+*/<>!?:;=(),.])",
@@ -49,6 +48,10 @@ _BINARY: tuple[dict[str, Callable[[float, float], float]], ...] = (
 
 class FormulaError(Exception):
     """The formula is not one, or cannot be evaluated now."""
+
+
+class NoSamples(FormulaError):
+    """Samples are asked for that are not there yet."""
 
 
 def evaluate(formula: str, given: Mapping[str, float], samples: Samples) -> dict[str, float | list[float] | str]:
@@ -178,7 +181,7 @@ class _Evaluation:
     def _variable(self, name: str) -> float | list[float] | str:
         for known in (self._assigned, self._given, _INTERVALS):
             if name in known:
-                return known[name]  # type: ignore[no-any-return,index]
+                return known[name]
         if name in _OPTIONS:
             return name
         raise FormulaError(f"unknown name {name!r}")

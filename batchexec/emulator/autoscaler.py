@@ -7,7 +7,7 @@ from collections import deque
 from aiohttp import web
 
 from . import schema
-from .autoscale import FormulaError, evaluate, results_text
+from .autoscale import FormulaError, NoSamples, evaluate, results_text
 from .clock import Timer, iso, seconds_of
 from .errors import BatchError, missing
 from .scheduler import Scheduler
@@ -151,9 +151,10 @@ class AutoScaler:
         """Refuse a formula that cannot even be read."""
         try:
             self._values(pool, formula)
+        except NoSamples:
+            pass  # it can be read, and more is not known before its time
         except FormulaError as error:
-            if "samples" not in str(error):
-                raise BatchError("AutoScalingFormulaSyntaxError", Reason=str(error)) from None
+            raise BatchError("AutoScalingFormulaSyntaxError", Reason=str(error)) from None
 
     def _values(self, pool: Pool, formula: str) -> dict[str, float | list[float] | str]:
         scale = self._scales.get(pool)
@@ -168,7 +169,7 @@ class AutoScaler:
                 raise FormulaError(f"unknown method {method!r}")
             found = [values[variable] for values in recent if variable in values]
             if not found:
-                raise FormulaError(f"there are no samples of {variable} yet")
+                raise NoSamples(f"there are no samples of {variable} yet")
             return found
 
         given = self._measure(pool)

@@ -22,6 +22,7 @@ class ForkServers:
         self._env = env
         self._logs = log_directory
         self._servers: dict[tuple[str, str], asyncio.Task[ProcessServer | None]] = {}
+        self._started: list[ProcessServer] = []
         self._ready: dict[tuple[str, str], ProcessServer] = {}
         self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
 
@@ -58,6 +59,7 @@ class ForkServers:
             server = await ProcessServer.start(interpreter, self._env, log, zipapp, module)
         except OSError:
             return None
+        self._started.append(server)
         try:
             return server if await asyncio.wait_for(asyncio.shield(server.ready), _START_SECONDS) else None
         except asyncio.TimeoutError:
@@ -77,7 +79,4 @@ class ForkServers:
         return known[1] == digest.lower()
 
     async def stop(self) -> None:
-        for starting in self._servers.values():
-            server = await starting
-            if server is not None:
-                await server.stop()
+        await asyncio.gather(*(server.stop() for server in self._started))

@@ -311,6 +311,8 @@ class NodeAgent:
 
     async def stop(self) -> None:
         """Kill all that runs here."""
+        for run in list(self.node.runs.values()):
+            run.stop("requeue")
         for prep in self.node.prepared.values():
             prep.stop("ended")
         if self._programs is not None:

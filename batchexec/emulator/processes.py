@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = str(Path(__file__).with_name("_forkserver_main.py"))
+_GRACE_SECONDS = 2.0
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -67,6 +68,7 @@ class ProcessServer(asyncio.Protocol):
         self.alive = True
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[bool] = loop.create_future()
+        self._reaped: asyncio.Future[int]
         self._gone: asyncio.Future[None] = loop.create_future()
 
     @classmethod
@@ -142,6 +144,8 @@ class ProcessServer(asyncio.Protocol):
                     pass
             running.ended.set_result(Ended())
         self._runs.clear()
+        # It has hung up, so it is ending; no zombie is left of it.
+        self._reaped = asyncio.get_running_loop().run_in_executor(None, self._process.wait)
         self._gone.set_result(None)
 
     def kill(self) -> None:
@@ -153,5 +157,9 @@ class ProcessServer(asyncio.Protocol):
         if self.alive:
             # Half-closing is its end-of-file; it hangs up when all it started is gone.
             self._transport.write_eof()
-        await self._gone
-        await asyncio.to_thread(self._process.wait)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._gone), _GRACE_SECONDS)
+        except asyncio.TimeoutError:  # in the middle of a long import: it does not listen
+            self.kill()
+            await self._gone
+        await self._reaped

@@ -140,11 +140,6 @@ class JobRoutes:
 
     def task_counts(self, call: Call) -> web.Response:
         job = self._account.job(call.ids[0])
-        slots: dict[str, int] = dict.fromkeys(("active", "running", "completed", "succeeded", "failed"), 0)
-        for task in job.tasks.values():
-            slots["running" if task.state == "preparing" else task.state] += task.slots
-            if task.state == "completed":
-                slots["succeeded" if task.succeeded else "failed"] += task.slots
         tasks = {
             "active": job.counts["active"],
             "running": job.at_work,
@@ -152,6 +147,7 @@ class JobRoutes:
             "succeeded": job.results["success"],
             "failed": job.results["failure"],
         }
+        slots = _slot_counts(job) if job.wide else tasks
         return answer({"taskCounts": tasks, "taskSlotCounts": slots}, job)
 
     def preparation_status(self, call: Call) -> web.Response:
@@ -168,6 +164,15 @@ class JobRoutes:
         runs = list(job.prepared_on.values())
         order = {id(run): index for index, run in enumerate(runs, 1)}
         return listed(call, "jobpreparationandreleasetaskstatuslist", runs, found, lambda run: order[id(run)], wire)
+
+
+def _slot_counts(job: Job) -> dict[str, int]:
+    slots = dict.fromkeys(("active", "running", "completed", "succeeded", "failed"), 0)
+    for task in job.tasks.values():
+        slots["running" if task.state == "preparing" else task.state] += task.slots
+        if task.state == "completed":
+            slots["succeeded" if task.succeeded else "failed"] += task.slots
+    return slots
 
 
 def job_wire(job: Job, base: str) -> Body:

@@ -210,8 +210,8 @@ class Scheduler:
 
     async def _delete(self, job: Job) -> None:
         await self._stop_all(job, "deleted")
-        for pool in self.account.pools.values():
-            for node in pool.nodes.values():
+        for pool in list(self.account.pools.values()):
+            for node in list(pool.nodes.values()):
                 await node.agent.forget(job)
         self.account.jobs.pop(job.id.lower(), None)
 

@@ -134,7 +134,6 @@ class Pool(Resource):
 class Task(Resource):
     __slots__ = (
         "end_time",
-        "environment",
         "exit_code",
         "failure",
         "job",
@@ -161,6 +160,7 @@ class Task(Resource):
         self.requeues = 0
         self.last_requeue: datetime | None = None
         job.tasks[id.lower()] = self
+        job.wide = job.wide or self.slots > 1
         job.counts["active"] += 1
         job.queue[self.seq] = self
         job.recent[self.seq] = self
@@ -216,12 +216,14 @@ class Job(Resource):
         "tasks",
         "terminate_reason",
         "timer",
+        "wide",
     )
 
     def __init__(self, id: str, body: Body, now: datetime) -> None:
         super().__init__(id, body, "active", now)
         self.start_time = now
         self.end_time: datetime | None = None
+        self.wide = False  # whether any task takes more than one slot
         self.terminate_reason: str | None = None
         self.disable_option: str | None = None
         self.tasks: dict[str, Task] = {}

@@ -82,9 +82,7 @@ def test_terminating_a_job_kills_what_runs_and_leaves_what_waits(service: Servic
     service.task(job, "sleep 100", "runs")
     running(service, job, "runs")
     service.task(job, "true", "waits")
-    poller = service.client.begin_terminate_job(
-        job, options={"terminateReason": "enough"}, polling_interval=0.01
-    )
+    poller = service.client.begin_terminate_job(job, options={"terminateReason": "enough"}, polling_interval=0.01)
     poller.result()
     found = service.client.get_job(job)
     assert (found.state, found.execution_info.termination_reason) == ("completed", "enough")
@@ -150,15 +148,12 @@ def test_a_disabled_job_starts_nothing_until_it_is_enabled(service: Service, poo
 def _exists(service: Service, job: str, name: str) -> bool:
     task = service.client.get_task(job, "t")
     return (
-        task.state == "running"
-        and (service.node_root(job) / task.node_info.task_root_directory / "wd" / name).exists()
+        task.state == "running" and (service.node_root(job) / task.node_info.task_root_directory / "wd" / name).exists()
     )
 
 
 def test_ids_keep_their_case_but_are_found_without_it(service: Service, pool: str) -> None:
-    options: Any = models.BatchJobCreateOptions(
-        id="CamelCase", pool_info=models.BatchPoolInfo(pool_id=pool.upper())
-    )
+    options: Any = models.BatchJobCreateOptions(id="CamelCase", pool_info=models.BatchPoolInfo(pool_id=pool.upper()))
     service.client.create_job(options)
     service.run("camelcase", "true", "T1")
     assert service.client.get_job("CAMELCASE").id == "CamelCase"
@@ -184,9 +179,7 @@ def test_a_job_of_higher_priority_goes_first(service: Service) -> None:
     for job in (low, high):
         service.task(job, "true")
     service.pool(slots=1, id=pool)
-    assert (
-        service.completed(high).execution_info.start_time < service.completed(low).execution_info.start_time
-    )
+    assert service.completed(high).execution_info.start_time < service.completed(low).execution_info.start_time
 
 
 def test_slots_and_required_slots_bound_what_runs_at_once(service: Service) -> None:
@@ -218,9 +211,7 @@ def test_a_job_waits_for_a_pool_that_comes_later(service: Service) -> None:
 def test_a_pool_has_its_nodes_at_once(service: Service) -> None:
     pool = service.pool(nodes=2)
     nodes = list(service.client.list_nodes(pool))
-    assert [(node.state, node.scheduling_state, node.is_dedicated) for node in nodes] == [
-        ("idle", "enabled", True)
-    ] * 2
+    assert [(node.state, node.scheduling_state, node.is_dedicated) for node in nodes] == [("idle", "enabled", True)] * 2
     assert all(node.id.startswith("tvmps_") and node.id.endswith("_d") for node in nodes)
     counts = next(iter(service.client.list_pool_node_counts(filter=f"poolId eq '{pool}'")))
     assert (counts.dedicated.idle, counts.dedicated.total, counts.low_priority.total) == (2, 2, 0)

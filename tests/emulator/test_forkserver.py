@@ -150,9 +150,7 @@ def test_another_digest_means_the_plain_command(service: Service, app: Path) -> 
     assert service.output(job) == "plain\n"
 
 
-def test_a_zipapp_without_the_module_means_the_plain_command(
-    service: Service, app: Path, tmp_path: Path
-) -> None:
+def test_a_zipapp_without_the_module_means_the_plain_command(service: Service, app: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.pyz"
     with zipfile.ZipFile(bare, "w") as archive:
         archive.writestr("__main__.py", "print('bare')")
@@ -172,6 +170,9 @@ def test_a_server_that_dies_gives_its_tasks_back(service: Service, app: Path) ->
     os.kill(found["server"], signal.SIGKILL)
     # Given back, it starts as the plain command: `python sleeps`, a file that is not there.
     assert service.completed(job, "sleeps").execution_info.exit_code == 2
+    task, escaped = sorted(map(int, text.split()[-2:]))
+    assert not Path(f"/proc/{task}/cwd").exists()
+    os.kill(escaped, signal.SIGKILL)  # it had left the task's group, and its server could not look after it
 
 
 def _output(service: Service, job: str, id: str) -> str:
@@ -187,16 +188,14 @@ def _output(service: Service, job: str, id: str) -> str:
 def test_no_process_outlives_the_emulator(how: str, app: Path, tmp_path: Path) -> None:
     with emulator(tmp_path / "root") as (service, process):
         job = forking_job(service, app)
-        service.task(
-            job, "/bin/sh -c 'sleep 100 & echo $!; setsid sleep 100 & echo $!; echo $$; wait'", "plain"
-        )
+        service.task(job, "/bin/sh -c 'sleep 100 & echo $!; setsid sleep 100 & echo $!; echo $$; wait'", "plain")
         service.task(job, f"{sys.executable} sleeps", "sleeps")
         plain = service.until(lambda: _output(service, job, "plain"), lambda text: text.count("\n") == 3)
         forked = service.until(lambda: _output(service, job, "sleeps"), lambda text: text.count("\n") == 3)
         pids = [int(line) for line in (plain + forked).splitlines() if line.isdigit()]
         assert len(pids) == 5
         servers = _children(process.pid)
-        assert len(servers) == 2
+        assert len(servers) == 2, "one for programs, one for the zipapp"
         if how == "eof":
             assert process.stdin
             process.stdin.close()
@@ -210,10 +209,28 @@ def test_no_process_outlives_the_emulator(how: str, app: Path, tmp_path: Path) -
 
 
 def _children(pid: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
     return [int(word) for word in listed.stdout.split()]
+
+
+def test_the_emulator_ends_while_a_download_hangs_and_a_server_imports(app: Path, tmp_path: Path) -> None:
+    import socket
+
+    slow = tmp_path / "slow.pyz"
+    with zipfile.ZipFile(slow, "w") as archive:
+        archive.writestr("forked.py", "import os, time; print(os.getpid(), flush=True); time.sleep(100)")
+    with socket.create_server(("127.0.0.1", 0)) as silent, emulator(tmp_path / "root") as (service, process):
+        job = forking_job(service, slow)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        service.task(job, "true", "hangs", resource_files=[models.ResourceFile(http_url=url, file_path="x")])
+        service.task(job, f"{sys.executable} x", "imports")
+        with silent.accept()[0]:
+            logs = lambda: [log.read_text() for log in (tmp_path / "root").glob("nodes/*/startup/fork*")]  # noqa: E731
+            pid = service.until(logs, lambda found: any(found))[0].strip()
+            assert process.stdin
+            process.stdin.close()
+            process.wait(10)
+        assert not Path(f"/proc/{pid}/cwd").exists()
 
 
 def test_a_ctrl_c_in_the_terminal_is_the_parents_affair(tmp_path: Path) -> None:

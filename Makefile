@@ -1,0 +1,46 @@
+# From a fresh clone with nothing but Python >= 3.10 and make. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+WORKERS ?= 2
+
+.PHONY: help demo test test-slow bench clean
+
+help:
+	@echo "make demo       the main job: a real loop, serial and then with BatchExecutor"
+	@echo "make test       lint, types and the quick tests"
+	@echo "make test-slow  the long tests, and a smoke test in every other Python found"
+	@echo "make bench      what a chunk, a map and a cold start cost, beside the standard library"
+	@echo "make clean      remove the virtual environments and caches"
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/batchexec demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/pytest -m slow --durations=10
+	$(BIN)/python tests/smoke_pythons.py
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("batchexec needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[demo]'
+	@touch $@
+
+# The tests' extra holds the demo's.
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[test]'
+	@touch $@ $(VENV)/.installed-demo

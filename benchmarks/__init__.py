@@ -1,0 +1,1 @@
+"""What batchexec costs beside the standard library's executors: `python -m benchmarks`."""

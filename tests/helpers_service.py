@@ -1,0 +1,140 @@
+"""A standalone local service for tests of the client, a look at what is left in one, and scripts run beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from azure.batch import BatchClient, models
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.storage.blob import BlobServiceClient, ContainerClient
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], good: Callable[[T], Any] = bool, seconds: float = 15.0) -> T:
+    """What `look` finds as soon as it is good."""
+    end = time.monotonic() + seconds
+    while not good(found := look()):
+        assert time.monotonic() < end, f"not within {seconds} s: {found!r}"
+        time.sleep(0.01)
+    return found
+
+
+class Account:
+    """The account of a running local service, seen through the SDKs."""
+
+    def __init__(self, ready: Mapping[str, Any]) -> None:
+        self.ready = ready
+        credential = AzureNamedKeyCredential(ready["account"], ready["batch_key"])
+        self.batch = BatchClient(ready["batch_endpoint"], credential)
+        blob_credential = {"account_name": ready["storage_account"], "account_key": ready["storage_key"]}
+        self.blobs = BlobServiceClient(ready["blob_endpoint"], credential=blob_credential)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an executor needs to use this account as if it were Azure."""
+        return {
+            "where": "azure",
+            "batch_account": self.ready["account"],
+            "batch_endpoint": self.ready["batch_endpoint"],
+            "batch_key": self.ready["batch_key"],
+            "storage_account": self.ready["storage_account"],
+            "storage_key": self.ready["storage_key"],
+            "blob_endpoint": self.ready["blob_endpoint"],
+            "python": sys.executable,
+        }
+
+    def fixed_pool(self, name: str = "fixed", slots: int = 4) -> str:
+        image = models.BatchVmImageReference(
+            publisher="microsoft-dsvm", offer="ubuntu-hpc", sku="2404", version="latest"
+        )
+        machine = models.VirtualMachineConfiguration(
+            image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04"
+        )
+        self.batch.create_pool(
+            models.BatchPoolCreateOptions(
+                id=name,
+                vm_size="Standard_D4s_v5",
+                virtual_machine_configuration=machine,
+                target_dedicated_nodes=1,
+                task_slots_per_node=slots,
+            )
+        )
+        return name
+
+    def jobs(self) -> dict[str, str]:
+        """State of each job that is not being deleted."""
+        states = {job.id: str(job.state) for job in self.batch.list_jobs()}
+        return {name: state for name, state in states.items() if state != "deleting"}
+
+    def containers(self) -> list[str]:
+        return [container.name for container in self.blobs.list_containers()]
+
+    def only_container(self) -> ContainerClient:
+        (name,) = self.containers()
+        return self.blobs.get_container_client(name)
+
+    def left(self, *kept_pools: str) -> dict[str, list[str]]:
+        """All there is in the account; pools other than these."""
+        pools = [str(pool.id) for pool in self.batch.list_pools() if pool.state != "deleting"]
+        found = {
+            "jobs": list(self.jobs()),
+            "pools": [pool for pool in pools if pool not in kept_pools],
+            "containers": self.containers(),
+        }
+        return {kind: names for kind, names in found.items() if names}
+
+    def close(self) -> None:
+        self.batch.close()
+        self.blobs.close()
+
+
+@contextmanager
+def service(root: Path | None = None) -> Iterator[Account]:
+    """`batchexec emulator` as a child process, ended by the end-of-file of its standard input."""
+    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof"]
+    command += ["--root", str(root)] if root else []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        account = Account(json.loads(process.stdout.readline()))
+        try:
+            yield account
+        finally:
+            account.close()
+            process.stdin.close()
+            process.wait(15)
+    assert process.returncode == 0
+
+
+def scrubbed(**more: str) -> dict[str, str]:
+    """This process's environment without anything that configures batchexec."""
+    ours = ("AZURE_", "BATCH_", "BATCHEXEC_", "STORAGE_", "BX_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
+
+
+def processes_of(mark: str) -> dict[int, str]:
+    """Living processes whose environment, arguments or working directory hold `mark`: id and command line."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            folder = Path("/proc", entry)
+            arguments = (folder / "cmdline").read_bytes()
+            seen = arguments + b"\0" + (folder / "environ").read_bytes()
+            seen += os.fsencode(os.readlink(folder / "cwd"))
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # it ended while we looked
+        if mark.encode() in seen and state != "Z":
+            found[int(entry)] = arguments.replace(b"\0", b" ").decode(errors="replace")[:200]
+    return found
