@@ -176,6 +176,18 @@ class BatchExecutor(Executor):
         if wait:
             _wait_for(engine)
 
+    def share(self, obj: Any) -> Any:
+        """A handle to pass to many calls in place of a large object: it is sent once, and read once per node.
+
+        The function gets the object itself; arrays of 1 kB or more in it are read-only memory maps on the worker.
+        Raises PicklingError when the object cannot be pickled.
+        """
+        from ._engine.shared import Shared
+        from ._engine.work import Part
+
+        part = Part(obj, "the shared object")
+        return Shared(obj, *part.blob, part.reached)
+
     def stats(self) -> Stats:
         """What was done so far, and in how many requests."""
         engine = self._engine
@@ -405,8 +417,12 @@ class _Rerun:
         self._fn, self._args, self._kwargs, self._seed, self._item = fn, args, kwargs, seed, item
 
     def __call__(self) -> Any:
+        from ._engine.shared import opened
+
+        args = [opened(arg) for arg in self._args]
+        kwargs = {name: opened(value) for name, value in self._kwargs.items()}
         with seeds.borrowed(self._seed, self._item):
-            return self._fn(*self._args, **self._kwargs)
+            return self._fn(*args, **kwargs)
 
 
 def _run_inline(future: ChunkFuture[Any], call: Callable[[], Any]) -> None:

@@ -5,41 +5,21 @@ Run as a program it reads a number of chunks from a line of standard input, runs
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import signal
 import socket
 import sys
 
+from .exchanges import ANSWERS
+
 _WIDTH = 2
-_BODY = b"x" * 400
-_GET = b"GET /in HTTP/1.1\r\nHost: 127.0.0.1\r\nRange: bytes=0-399\r\n\r\n"
-_PUT = b"PUT /out HTTP/1.1\r\nHost: 127.0.0.1\r\nIf-None-Match: *\r\nContent-Length: 400\r\n\r\n" + _BODY
-_FOUND = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 400\r\n\r\n" + _BODY
-_CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
-
-
-class Storage(asyncio.Protocol):
-    """Answers each request that has come whole."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        self._heard = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._heard += data
-        for request, answer in ((_GET, _FOUND), (_PUT, _CREATED)):
-            if self._heard == request:
-                self._heard = b""
-                self._transport.write(answer)
 
 
 def one_chunk(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for request, answer in ((_GET, _FOUND), (_PUT, _CREATED)):
+        for request, answer in ANSWERS.items():
             connection.sendall(request)
             left = len(answer)
             while left:
@@ -68,27 +48,30 @@ def run_chunks(count: int, port: int) -> None:
         ended += 1
 
 
-async def serve(listener: socket.socket) -> None:
-    server = await asyncio.get_running_loop().create_server(Storage, sock=listener)
-    await server.serve_forever()
+def start_storage(listener: socket.socket) -> int:
+    """Fork the server. What it needs is imported there: the fewer pages here, the cheaper each fork."""
+    pid = os.fork()
+    if pid == 0:
+        from . import storage
+
+        storage.serve(listener)
+    return pid
 
 
 def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
-    storage = os.fork()
-    if storage == 0:
-        asyncio.run(serve(listener))
+    server = start_storage(listener)
     listener.close()
     gc.freeze()
     try:
         for line in sys.stdin:
-            # The storage process is a child too: `os.wait` in `run_chunks` meets it only if it died.
+            # The server is a child too, but `os.wait` in `run_chunks` meets it only if it died.
             run_chunks(int(line), port)
             print("done", flush=True)
     finally:
-        os.kill(storage, signal.SIGKILL)
-        os.waitpid(storage, 0)
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,6 @@ def account() -> Iterator[Account]:
         yield account
 
 
-FIXED = pytest.mark.filterwarnings("ignore:pool 'fixed' has a fixed size:RuntimeWarning")
 OTHER_KEY = base64.b64encode(b"another key, of no account here").decode()
 
 
@@ -248,7 +247,6 @@ def refusal(settings: dict[str, Any], **more: Any) -> BatchExecError:
     return error
 
 
-@FIXED
 def test_the_account_itself_serves(account: Account) -> None:
     with BatchExecutor(**account.settings, pool_id="fixed") as executor:
         assert list(executor.map(work.double, range(5))) == [0, 2, 4, 6, 8]
@@ -256,7 +254,6 @@ def test_the_account_itself_serves(account: Account) -> None:
 
 
 @pytest.mark.parametrize("key", ["batch_key", "storage_key"])
-@FIXED
 def test_a_wrong_key_is_refused(account: Account, key: str) -> None:
     error = refusal(account.settings, **{key: OTHER_KEY})
     assert isinstance(error, AuthenticationError)
@@ -267,7 +264,6 @@ def test_a_wrong_key_is_refused(account: Account, key: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["batch_endpoint", "blob_endpoint"])
-@FIXED
 def test_an_endpoint_where_nothing_listens_is_told_in_time(account: Account, setting: str) -> None:
     with socket.socket() as taken:  # bound and not listening: refuses
         taken.bind(("127.0.0.1", 0))
@@ -312,7 +308,6 @@ def web_page(status: int, headers: dict[str, str]) -> Iterator[str]:
     [(200, {}), (404, {}), (302, {"Location": "/login"}), (302, {"Location": "/round"})],
     ids=["page", "missing page", "login", "round and round"],
 )
-@FIXED
 def test_an_endpoint_that_answers_with_a_web_page_is_not_the_service(
     account: Account, setting: str, status: int, headers: dict[str, str]
 ) -> None:
@@ -325,7 +320,6 @@ def test_an_endpoint_that_answers_with_a_web_page_is_not_the_service(
 
 
 @pytest.mark.parametrize("setting", ["batch_endpoint", "blob_endpoint"])
-@FIXED
 def test_a_gateway_that_stays_bad_is_told_in_time(account: Account, setting: str) -> None:
     began = time.monotonic()
     with web_page(502, {}) as url:
@@ -355,7 +349,7 @@ def small_disk(tmp_path: Path) -> Iterator[Account]:
         subprocess.run(["umount", "-l", nodes], check=True)
 
 
-@FIXED
+@pytest.mark.slow
 def test_a_full_disk_on_the_node_is_told(small_disk: Account, tmp_path: Path) -> None:
     hog = str(tmp_path / "nodes" / "hog")
     with BatchExecutor(**small_disk.settings, pool_id="fixed") as executor:
@@ -371,6 +365,17 @@ def test_a_full_disk_on_the_node_is_told(small_disk: Account, tmp_path: Path) ->
         shutil.rmtree(hog)
         assert executor.submit(work.double, 1).result(30) == 2
     until(lambda: small_disk.left("fixed"), lambda left: not left)
+
+
+@pytest.mark.slow
+def test_of_a_failed_chunk_the_log_alone_stays(account: Account) -> None:
+    with BatchExecutor(**account.settings, pool_id="fixed", retries=0) as executor:
+        executor.submit(work.double, 1).result(30)
+        assert isinstance(executor.submit(work.die, "SIGKILL").exception(30), WorkerCrashedError)
+    until(lambda: account.left("fixed"), lambda left: set(left) == {"containers"})
+    container = account.only_container()
+    assert [blob.name for blob in container.list_blobs()] == ["log/00000001.0"]
+    container.delete_container()
 
 
 # surroundings

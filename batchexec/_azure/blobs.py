@@ -133,11 +133,11 @@ class BlobStore:
 
     async def drop(self, *, keep: tuple[str, ...] = (), whole_container: bool) -> None:
         """Delete everything here, but blobs whose names are in `keep`."""
-        if whole_container and not keep:
+        there = set(await self.names("")) if keep or not whole_container else set()
+        if whole_container and not there.intersection(keep):
             await self._sdk(self._container_client().delete_container, "ContainerNotFound")
             return
-        doomed = set(await self.names("")) - set(keep)
-        await asyncio.gather(*(self.delete(name) for name in doomed))
+        await asyncio.gather(*(self.delete(name) for name in there.difference(keep)))
 
     def _target(self, name: str) -> str:
         return f"{self._url}{urllib.parse.quote(self._prefix + name)}?{self._own_sas}"

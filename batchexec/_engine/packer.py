@@ -56,6 +56,9 @@ class Packer:
         archive = self._archive(reached.local)
         if archive is not None:
             self._blob(names.source_blob(archive.sha256), archive.sha256, archive.data, blobs)
+        for part in chunk.parts:
+            for handle in part.shared:
+                self._blob(names.code_blob(handle.digest), handle.digest, handle.data, blobs)
         header = {
             "parts": parts,
             "external": external,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from batchexec._engine import shared
 from batchexec._source import Reached, dumps_recording
 from batchexec._wire import envelope, payload
 from batchexec.errors import PayloadError, PicklingError, SourceError
@@ -24,7 +25,8 @@ class Part:
         """Raises PicklingError, which names `what`."""
         buffers = payload.BufferCollector()
         try:
-            pickled, self.reached = dumps_recording(obj, buffer_callback=buffers)
+            with shared.collecting() as self.shared:
+                pickled, self.reached = dumps_recording(obj, buffer_callback=buffers)
         except SourceError:
             raise
         except Exception as error:
@@ -61,6 +63,7 @@ class ItemsPart:
                     self.failed[index] = error
             part = Part(kept, "an argument")
         self.frames = part.frames
+        self.shared = part.shared
         self.reached = part.reached
 
 
@@ -94,15 +97,15 @@ class Chunk:
     failed: dict[int, PayloadError] = field(default_factory=dict)
 
     @property
+    def parts(self) -> list[Part | ItemsPart]:
+        return [part for part in (self.call.init, self.call.code, self.items) if part is not None]
+
+    @property
     def reached(self) -> Reached:
         """Modules that its callable, initializer and arguments need on the worker."""
-        parts = [self.call.code.reached]
-        if self.call.init is not None:
-            parts.append(self.call.init.reached)
-        if self.items is not None:
-            parts.append(self.items.reached)
-        local = frozenset().union(*(part.local for part in parts))
-        third_party = sorted(set().union(*(part.third_party for part in parts)))
+        reached = [found.reached for part in self.parts for found in (part, *part.shared)]
+        local = frozenset().union(*(one.local for one in reached))
+        third_party = sorted(set().union(*(one.third_party for one in reached)))
         return Reached(local, tuple(third_party))
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from batchexec._wire import envelope, names, payload, seeds
+from batchexec._wire import envelope, names, payload, seeds, shared
 
 from . import logs
 from .cache import NodeCache
@@ -162,6 +162,7 @@ def _run_chunk(
     try:
         for index, digest in chunk["external"].items():
             frames[int(index)] = task.cache.data(digest)
+        shared.open_with(lambda digest: payload.load(envelope.split_frames(task.cache.code(digest))[1]))
         parts = _Parts(task, chunk["parts"], frames)
         if chunk["source"]:
             sys.path.insert(1, task.cache.source(chunk["source"]))

@@ -52,9 +52,10 @@ class SeenRunning:
         return self._futures[-1]
 
     def shutdown(self, **how):
-        for _ in support.sleeping_retry(support.SHORT_TIMEOUT, "no task was seen running"):
-            if any(future.running() or future.done() for future in self._futures):
-                break
+        end = time.monotonic() + support.SHORT_TIMEOUT
+        while not any(future.running() or future.done() for future in self._futures):
+            assert time.monotonic() < end, "no task was seen running"
+            time.sleep(0.005)
         self._executor.shutdown(**how)
 
 

@@ -1,0 +1,207 @@
+"""Who may import whom, what `import batchexec` costs, and what is public."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import batchexec
+import pytest
+
+ROOT = Path(batchexec.__file__).parent
+STANDARD = sys.stdlib_module_names | {"__future__"}
+FACE = {"batchexec", "batchexec._version"}
+COMMON = {"config", "errors"}
+
+# Room (a module or folder of the package): the rooms it may import, and the packages from elsewhere. Imports for
+# type checkers only are not in the way of anything and not looked at.
+ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "__init__": ({"config", "errors", "executor", "futures"}, set()),
+    "_version": (set(), set()),
+    "errors": (set(), set()),
+    "config": ({"errors"}, {"tomli"}),
+    "futures": (COMMON, set()),
+    "executor": ({*COMMON, "futures", "_engine", "_report", "_wire"}, set()),
+    "_engine": ({*COMMON, "futures", "_azure", "_wire", "_source", "_report"}, {"cloudpickle"}),
+    "_azure": ({*COMMON, "_wire"}, {"aiohttp", "azure", "tenacity", "yarl"}),
+    "_source": ({"errors"}, {"cloudpickle"}),
+    "_report": (set(), set()),
+    "_wire": (set(), {"cloudpickle", "numpy"}),
+    "_worker": ({"_wire"}, {"cloudpickle"}),
+    "_cli": ({*COMMON, "executor"}, {"cloudpickle", "numpy", "sklearn"}),
+    "emulator": (set(), {"aiohttp", "multidict", "yarl"}),
+}
+
+
+class Import(ast.NodeVisitor):
+    """Full names of the modules that one file imports when it runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.found: list[str] = []
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        self._package = parts[:-1]
+        self.visit(ast.parse(path.read_text(encoding="utf-8")))
+
+    def visit_If(self, node: ast.If) -> None:
+        for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for child in node.orelse if for_types else (node.test, *node.body, *node.orelse):
+            self.visit(child)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found += [alias.name for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = self._package[: len(self._package) - node.level + 1] if node.level else ()
+        module = ".".join((*base, *([node.module] if node.module else [])))
+        for alias in node.names:
+            inner = ROOT.parent.joinpath(*module.split("."), alias.name)
+            is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+            self.found.append(f"{module}.{alias.name}" if is_module else module)
+
+
+def modules(room: str) -> list[Path]:
+    folder = ROOT / room
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+
+def rooms_present() -> Iterator[str]:
+    for path in ROOT.iterdir():
+        if path.suffix == ".py":
+            yield path.stem
+        elif any(path.rglob("*.py")):
+            yield path.name
+
+
+def test_every_room_has_its_arrows() -> None:
+    assert set(rooms_present()) <= set(ROOMS), "a new room: say in ROOMS what it may import"
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
+    rooms, foreign = ROOMS[room]
+    wrong = []
+    for path in modules(room):
+        for name in Import(path).found:
+            top, _, rest = name.partition(".")
+            if top == "batchexec":
+                allowed = not rest or rest.partition(".")[0] in {room, "_version", *rooms}
+            else:
+                allowed = top in STANDARD or top in foreign
+            if not allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_the_emulator_shares_no_code_with_the_client() -> None:
+    assert not ROOMS["emulator"][0]
+    assert not [room for room, (rooms, _) in ROOMS.items() if "emulator" in rooms]
+
+
+def test_only_one_room_of_the_client_may_import_the_azure_sdks() -> None:
+    assert [room for room, (_, foreign) in ROOMS.items() if "azure" in foreign] == ["_azure"]
+
+
+def test_every_module_opens_with_one_line_that_says_what_lives_in_it() -> None:
+    bad = []
+    for path in ROOT.rglob("*.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first, *others = text.splitlines() or [""]
+        if not first or (others and others[0]):
+            bad.append(str(path.relative_to(ROOT)))
+    assert not bad
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(statement: str) -> set[str]:
+    return set(json.loads(run(f"{statement}\nimport json, sys\nprint(json.dumps(list(sys.modules)))")))
+
+
+def test_importing_the_package_loads_nothing_but_its_face() -> None:
+    ours = {name for name in loaded_by("import batchexec") if name.partition(".")[0] == "batchexec"}
+    assert ours == FACE
+
+
+def test_importing_the_executor_loads_no_sdk_no_http_and_no_event_loop() -> None:
+    tops = {name.partition(".")[0] for name in loaded_by("from batchexec import BatchExecutor, BatchConfig")}
+    assert not tops & {"aiohttp", "asyncio", "azure", "numpy", "pydantic", "requests", "ssl", "tenacity"}
+
+
+def test_the_command_loads_only_what_its_subcommand_needs() -> None:
+    code = "from batchexec._cli import main\ntry: main(['--version'])\nexcept SystemExit: pass"
+    loaded = run(f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))").splitlines()
+    assert loaded[0] == f"batchexec {batchexec.__version__}"
+    ours = {name for name in json.loads(loaded[1]) if name.startswith("batchexec")}
+    assert ours == FACE | {"batchexec._cli"}
+
+
+# Rooms that run in the client. The worker and the emulator run on nodes.
+CLIENT = ("config", "errors", "futures", "executor", "_engine", "_azure", "_source", "_report", "_wire")
+
+HIDE_POSIX = """
+import os, signal, sys
+import socket, subprocess, multiprocessing  # these choose their own platform when they are imported
+class Hidden:
+    names = {"fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    def find_spec(self, name, path=None, target=None):
+        if name in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+sys.meta_path.insert(0, Hidden())
+for name in Hidden.names:
+    sys.modules.pop(name, None)
+for name in ("fork", "forkpty", "register_at_fork", "getuid", "geteuid", "getgid", "setsid", "getpgid", "killpg",
+             "mkfifo", "wait4", "waitid", "posix_spawn", "uname", "sched_getaffinity", "O_CLOEXEC", "WNOHANG"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "pthread_sigmask", "setitimer", "alarm"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+"""
+
+
+def test_client_rooms_import_without_what_only_posix_has() -> None:
+    names = [
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+        for room in CLIENT
+        for path in modules(room)
+    ]
+    # What they build on is loaded first: how the Azure SDKs find their platform is not at stake.
+    code = (
+        "import aiohttp, asyncio, azure.batch, azure.batch.aio, azure.identity.aio, azure.storage.blob, "
+        f"cloudpickle, tenacity\n{HIDE_POSIX}\nimport importlib\n"
+        f"for name in {names!r}: importlib.import_module(name)\nprint('ok')"
+    )
+    assert run(code) == "ok\n"
+
+
+def test_the_public_names_are_exactly_those_listed_and_sorted() -> None:
+    assert list(batchexec.__all__) == sorted(batchexec.__all__)
+    shown = {name for name in dir(batchexec) if not name.startswith("_")}
+    submodules = {path.stem for path in ROOT.iterdir()}
+    helpers = {"TYPE_CHECKING", "Any", "annotations", "importlib"}
+    assert shown - submodules - helpers == set(batchexec.__all__) - {"__version__", "errors"}
+    for name in batchexec.__all__:
+        assert getattr(batchexec, name) is not None
+
+
+def test_a_name_that_is_not_there_is_refused_as_by_any_module() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'BatchExecuter'"):
+        _ = batchexec.BatchExecuter
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    stated = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    assert stated is not None
+    assert stated[1] == batchexec.__version__

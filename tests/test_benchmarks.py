@@ -1,0 +1,84 @@
+"""The benchmarks run to their end and report every case, contender and ratio; no time is judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONTENDERS = {"batchexec", "processes", "forkserver", "floor"}
+WARM = {"dispatch", "dispatch-map", "dispatch-own", "map", "round-trip"}
+ALONE = {"another", "cold-start", "program"}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    return benchmark(tmp_path_factory.mktemp("benchmarks") / "report.json")
+
+
+def benchmark(file: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
+    """What `python -m benchmarks` prints and what it writes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def test_every_case_meets_all_its_contenders(quick: tuple[str, dict[str, Any]]) -> None:
+    cases = quick[1]["cases"]
+    assert set(cases) == WARM | ALONE
+    for name, case in cases.items():
+        expected = CONTENDERS if name in WARM else CONTENDERS - {"floor"}
+        assert set(case["contenders"]) == expected
+        assert set(case["ratios"]) == expected - {"batchexec"}
+
+
+def test_each_time_is_positive_and_each_ratio_is_that_of_the_medians(quick: tuple[str, dict[str, Any]]) -> None:
+    for case in quick[1]["cases"].values():
+        times = case["contenders"]
+        for taken in times.values():
+            assert 0 < taken["least"] <= taken["median"] <= taken["most"]
+        for name, ratio in case["ratios"].items():
+            assert ratio["of_medians"] == pytest.approx(times["batchexec"]["median"] / times[name]["median"])
+
+
+def test_the_report_names_machine_and_repetitions(quick: tuple[str, dict[str, Any]]) -> None:
+    report = quick[1]
+    assert report["repetitions"] == 1
+    assert report["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert report["machine"]["cpus"] >= report["machine"]["usable_cpus"] >= 1
+    assert report["machine"]["load_before"] >= 0
+
+
+def test_the_table_shows_every_case_and_contender(quick: tuple[str, dict[str, Any]]) -> None:
+    text = quick[0]
+    for name in (*WARM, *ALONE, *CONTENDERS):
+        assert name in text
+
+
+def test_only_the_cases_asked_for_are_run(tmp_path: Path) -> None:
+    _, report = benchmark(tmp_path / "one.json", "--case", "cold-start")
+    assert set(report["cases"]) == {"cold-start"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU times of other processes are read from /proc")
+def test_the_profile_says_where_the_time_of_a_chunk_goes(tmp_path: Path) -> None:
+    text, report = benchmark(tmp_path / "profile.json", "profile")
+    taken = report["ms_per_chunk"]
+    assert set(taken) == {"wall", "client", "service", "fork_server", "tasks"}
+    assert taken["wall"] > 0
+    assert taken["client"] > 0
+    assert all(value >= 0 for value in taken.values())
+    for part in taken:
+        assert part in text
