@@ -86,6 +86,12 @@ def die_once(marker: str, number: int) -> int:
     return double(number)
 
 
+def die_at_two(number: int) -> int:
+    if number == 2:
+        die("SIGKILL")
+    return number
+
+
 def leave(code: int) -> None:
     last_words()
     sys.exit(code)
@@ -124,3 +130,23 @@ def touch_and_sleep(path: str, seconds: float = 60.0) -> None:
     """Tell that this runs, then sleep."""
     open(path, "w").close()
     time.sleep(seconds)
+
+
+def sleep_with_family(folder: str, number: int) -> None:
+    """A child, and a grandchild that left its session; then sleep. Each tells that it runs."""
+    for name in ("child", "grandchild"):
+        if os.fork() == 0:
+            if name == "grandchild":
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+            touch_and_sleep(os.path.join(folder, f"{name}{number}"))
+            os._exit(0)
+    touch_and_sleep(os.path.join(folder, f"task{number}"))
+
+
+def touch_and_wait_for(folder: str, name: str) -> None:
+    """Tell that this runs; end when the file `go` is there."""
+    open(os.path.join(folder, name), "w").close()
+    while not os.path.exists(os.path.join(folder, "go")):
+        time.sleep(0.01)

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import batchexec
 import pytest
+
+import batchexec
 
 ROOT = Path(batchexec.__file__).parent
 STANDARD = sys.stdlib_module_names | {"__future__"}

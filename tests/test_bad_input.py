@@ -162,12 +162,8 @@ def test_a_worker_killed_once_is_run_again(executor: BatchExecutor, tmp_path: Pa
 
 
 def test_a_chunk_that_dies_spares_other_chunks(executor: BatchExecutor) -> None:
-    results = list(executor.map(_die_at_two, range(4), chunksize=1, return_exceptions=True))
+    results = list(executor.map(work.die_at_two, range(4), chunksize=1, return_exceptions=True))
     assert [type(result) for result in results] == [int, int, WorkerCrashedError, int]
-
-
-def _die_at_two(number: int) -> int:
-    return work.die("SIGKILL") or 0 if number == 2 else number
 
 
 @pytest.mark.parametrize("code", [3, 0])
@@ -241,9 +237,9 @@ def refusal(settings: dict[str, Any], **more: Any) -> BatchExecError:
     executor = BatchExecutor(**{**settings, "pool_id": "fixed", "connect_timeout": 2, "progress": False, **more})
     with executor:
         error = executor.submit(work.double, 1).exception(20)
-        with pytest.raises(type(error)):  # type: ignore[arg-type]
+        assert isinstance(error, BatchExecError)
+        with pytest.raises(type(error)):
             executor.submit(work.double, 1)
-    assert isinstance(error, BatchExecError)
     return error
 
 
@@ -338,8 +334,8 @@ def small_disk(tmp_path: Path) -> Iterator[Account]:
     """An account whose one node has a disk of 2 MB and 300 files."""
     nodes = tmp_path / "nodes"
     nodes.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=300", "tmpfs", nodes], capture_output=True)
-    if mounted.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=300", "tmpfs", str(nodes)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     try:
         with service(tmp_path) as account:

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _TRIES = 10
+_FIRST_WAIT = 0.25
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, min=0.25, max=90)
 _QUOTA_CODES = frozenset(
     ("PoolQuotaReached", "ActiveJobAndScheduleQuotaReached", "AccountCoreQuotaReached", "JobQuotaReached")
@@ -28,33 +29,46 @@ async def persistently(call: Callable[[], Awaitable[T]], *, patience: float | No
 
     `patience` (seconds) bounds the whole, for the first contact with an account.
     """
+    if patience is None:
+        return await _retried(call, [])
+    errors: list[ServiceError] = []
+    try:
+        return await asyncio.wait_for(_retried(call, errors), patience)
+    except asyncio.TimeoutError:
+        if errors:
+            raise errors[-1] from None
+        raise ServiceUnreachableError(f"no answer within {patience:g} s", transient=True) from None
+
+
+async def _retried(call: Callable[[], Awaitable[T]], errors: list[ServiceError]) -> T:
+    """`errors` collects the transient ones."""
     try:
         return await call()
     except ServiceError as error:
         if not error.transient:
             raise
-    stop: tenacity.stop.stop_base = tenacity.stop_after_attempt(_TRIES - 1)
-    if patience is not None:
-        stop = stop | tenacity.stop_before_delay(patience)
+        errors.append(error)
+
+    async def again() -> T:
+        try:
+            return await call()
+        except ServiceError as error:
+            errors.append(error)
+            raise
+
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: getattr(error, "transient", False)),
-        stop=stop,
+        stop=tenacity.stop_after_attempt(_TRIES - 1),
         wait=_wait,
-        before=_first_wait,
         reraise=True,
     )
-    return await retrying(call)
+    await asyncio.sleep(max(_FIRST_WAIT, errors[-1].retry_after or 0))
+    return await retrying(again)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     return max(_BACKOFF(state), getattr(error, "retry_after", None) or 0)
-
-
-async def _first_wait(state: tenacity.RetryCallState) -> None:
-    """The failed call before tenacity's first attempt deserves its pause too."""
-    if state.attempt_number == 1:
-        await asyncio.sleep(0.25)
 
 
 def refusal(service: str, status: int, code: str | None, message: str, retry_after: str | None = None) -> ServiceError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from batchexec.errors import BatchExecError, NodeError, PoolError, QuotaError
+from batchexec.errors import BatchExecError, NodeError, PoolError, QuotaError, ServiceError
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -33,7 +33,13 @@ class Health:
         await asyncio.sleep(_FIRST_LOCAL if is_local else _FIRST)
         while True:
             if any(chunk.task_id and not chunk.running for chunk in self._engine.unsettled()):
-                await self._look()
+                try:
+                    await self._look()
+                except ServiceError as error:
+                    if error.status == 403:
+                        return  # no right to look at pools: tasks alone tell then
+                    if not error.transient:
+                        raise
             await asyncio.sleep(_EVERY_LOCAL if is_local else _EVERY)
 
     async def _look(self) -> None:

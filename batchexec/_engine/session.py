@@ -64,6 +64,7 @@ class Session:
         self.pool_id = self.job_id if place.where == "local" else pool.pool_id(config)
         self.worker_sha256, self._worker = workerzip.build()
         self._own_container = config.container is None
+        self._own_pool = False  # made for this job alone, and goes with it
         self._in_containers = False
         self._scaled_at = -_AUTOSCALE_PAUSE
         self._store_opened = False
@@ -107,22 +108,18 @@ class Session:
         if self._place.where == "local" or time.monotonic() - self._scaled_at < _AUTOSCALE_PAUSE:
             return
         self._scaled_at = time.monotonic()
-        found = await self.batch.get_pool(self.pool_id)
-        if not found or not found.get("enableAutoScale"):
-            return
-        if int(found.get("currentDedicatedNodes") or 0) + int(found.get("currentLowPriorityNodes") or 0) > 0:
-            return
-        scale = {
-            "autoScaleFormula": found["autoScaleFormula"],
-            "autoScaleEvaluationInterval": found.get("autoScaleEvaluationInterval", "PT5M"),
-        }
         try:
+            found = await self.batch.get_pool(self.pool_id)
+            if not found or not found.get("enableAutoScale"):
+                return
+            if int(found.get("currentDedicatedNodes") or 0) + int(found.get("currentLowPriorityNodes") or 0) > 0:
+                return
+            interval = found.get("autoScaleEvaluationInterval", "PT5M")
+            scale = {"autoScaleFormula": found["autoScaleFormula"], "autoScaleEvaluationInterval": interval}
             await self.batch.enable_autoscale(self.pool_id, scale)
         except ServiceError as error:
             # Without the right to change pools, or just after someone else's call, the next regular evaluation serves.
-            if error.code not in ("TooManyEnableAutoScaleRequests", "InsufficientAccountPermissions") and (
-                error.status != 403
-            ):
+            if error.status != 403 and error.code != "TooManyEnableAutoScaleRequests":
                 raise
 
     async def extend_lease(self) -> None:
@@ -136,7 +133,7 @@ class Session:
         await _all_or_first_error(
             self.batch.delete_job(self.job_id),
             self.store.drop(keep=keep, whole_container=self._own_container),
-            *([self.batch.delete_pool(self.pool_id)] if self._place.where == "local" else []),
+            *([self.batch.delete_pool(self.pool_id)] if self._own_pool else []),
         )
 
     async def abandon(self, reason: str) -> None:
@@ -149,9 +146,15 @@ class Session:
     async def _open_pool(self) -> None:
         config, place = self._config, self._place
         if place.where == "local":
-            await self.batch.create_pool(pool.local_pool(self.pool_id, place.slots))
+            self._own_pool = await self.batch.create_pool(pool.local_pool(self.pool_id, place.slots))
             return
-        found = await self.batch.get_pool(self.pool_id)
+        try:
+            found = await self.batch.get_pool(self.pool_id)
+        except ServiceError as error:
+            if config.create_pool or error.status != 403:
+                raise
+            self._in_containers = config.image is not None  # no right to look at pools: believe the configuration
+            return
         if found is None:
             if not config.create_pool:
                 raise PoolError(
@@ -221,7 +224,7 @@ class Session:
     async def _undo(self) -> None:
         """After a failed opening: what was created goes again. Its own failures are not the error to report."""
         with contextlib.suppress(ServiceError):
-            if self._place.where == "local":
+            if self._own_pool:
                 await self.batch.delete_pool(self.pool_id)
         with contextlib.suppress(ServiceError):
             if self._store_opened:  # else nobody answered there, and asking again would only take time

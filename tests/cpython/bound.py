@@ -72,6 +72,7 @@ class CancelOnceRunning:
 THREADS = "reads the thread pool's _threads"
 PROCESSES = "reads the process pool's _processes"
 SHARED = "shares a list, an event or a lock of this process with the calls: threads only"
+RACE = "expects that a task runs at once; CPython gave that up itself (gh-116682)"
 INTERNAL = "about the insides of the process pool"
 
 # Bound whole: every test of these must pass.
@@ -123,6 +124,7 @@ ONE_POOL_ONLY = {
                 "test_shutdown_no_wait": THREADS,
                 "test_thread_names_assigned": THREADS,
                 "test_thread_names_default": THREADS,
+                **({} if sys.version_info >= (3, 12) else {"test_cancel_futures_wait_false": RACE}),
             },
         ),
         (

@@ -1,0 +1,257 @@
+"""However a client ends, no process of ours outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers_scripts import Script
+from helpers_service import Account, processes_of, service, until
+
+SLEEPING = """
+with BatchExecutor(max_workers=2) as ex:
+    list(ex.map(partial(work.sleep_with_family, started), range(4)))
+"""
+FAMILY = ("task0", "child0", "grandchild0", "task1", "child1", "grandchild1")
+
+Run = Callable[..., Script]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Runs a script; what is left of it when a test fails is ended."""
+    scripts: list[Script] = []
+
+    def run(text: str, **env: str) -> Script:
+        scripts.append(Script(tmp_path, text, **env))
+        return scripts[-1]
+
+    yield run
+    for script in scripts:
+        if script.process.poll() is None:
+            script.process.kill()
+            script.process.communicate()
+        for pid in script.others():
+            os.kill(pid, signal.SIGKILL)
+
+
+# quiet ends
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "out", "err"),
+    [
+        ("with BatchExecutor() as ex: print(list(ex.map(work.double, range(3))))", 0, "[0, 2, 4]\n", ""),
+        ("with BatchExecutor() as ex: list(ex.map(work.double, range(3))); 1 / 0", 1, "", "ZeroDivisionError"),
+        ("with BatchExecutor() as ex: list(ex.map(work.double, range(3))); sys.exit(5)", 5, "", ""),
+        ("with BatchExecutor() as ex: list(ex.map(len, [1]))", 1, "", "TypeError: object of type 'int' has no len"),
+        # Without `with`, the interpreter waits for what was submitted.
+        ("BatchExecutor().submit(work.double, 4).add_done_callback(lambda f: print(f.result()))", 0, "8\n", ""),
+        ("ex = BatchExecutor(); print(next(iter(ex.map(work.double, [4]))))", 0, "8\n", ""),
+        # An executor that was dropped finishes its work.
+        ("f = BatchExecutor().submit(work.double, 4); print(f.result(20))", 0, "8\n", ""),
+        # One that was made and never used has started nothing.
+        ("ex = BatchExecutor(); print(sys.exc_info()[0])", 0, "None\n", ""),
+        ("threading.Thread(target=lambda: print(BatchExecutor().submit(work.double, 4).result())).start()", 0, "8\n", ""),
+    ],
+    ids=["normal", "exception", "exit", "failure", "pending", "iterated", "dropped", "unused", "thread"],
+)
+def test_a_script_that_ends_leaves_nothing(run: Run, text: str, code: int, out: str, err: str) -> None:
+    script = run(text)
+    found = script.end()
+    assert found[:2] == (code, out), found[2]
+    if err:
+        assert err in found[2]
+    else:
+        assert found[2] == ""
+    script.leaves_nothing()
+
+
+def test_an_executor_outlives_its_name_but_not_its_work(run: Run) -> None:
+    """Dropping it while its future is awaited elsewhere drains it: its job goes while the script lives on."""
+    script = run("""
+import gc
+future = BatchExecutor().submit(work.double, 4)
+gc.collect()
+assert future.result(20) == 8
+deadline = time.monotonic() + 10
+while any(t.name.startswith("batchexec") for t in threading.enumerate()):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+print("drained")
+""")
+    assert script.end()[:2] == (0, "drained\n")
+    script.leaves_nothing()
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("how", ["process", "group"])
+def test_ctrl_c_ends_all_within_seconds(run: Run, how: str) -> None:
+    script = run(SLEEPING)
+    script.wait_for(*FAMILY)
+    send = script.signal if how == "process" else script.signal_group
+    began = time.monotonic()
+    send(signal.SIGINT)
+    code, _, err = script.end()
+    assert time.monotonic() - began < 5
+    assert code == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    script.leaves_nothing()
+
+
+def test_ctrl_c_without_a_block_ends_all_too(run: Run) -> None:
+    script = run("ex = BatchExecutor(max_workers=2)\nlist(ex.map(partial(work.sleep_with_family, started), range(4)))")
+    script.wait_for(*FAMILY)
+    script.signal(signal.SIGINT)
+    code, _, err = script.end()
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    script.leaves_nothing()
+
+
+def test_ctrl_c_while_the_service_starts_ends_all(run: Run) -> None:
+    script = run("""
+with BatchExecutor() as ex:
+    future = ex.submit(time.sleep, 60)
+    signal.raise_signal(signal.SIGINT)
+""")
+    code, _, err = script.end()
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    script.leaves_nothing()
+
+
+def test_ctrl_c_while_the_end_is_awaited_ends_all(run: Run) -> None:
+    script = run("""
+with BatchExecutor(max_workers=2) as ex:
+    futures = [ex.submit(work.sleep_with_family, started, n) for n in range(4)]
+""")
+    script.wait_for(*FAMILY)
+    script.signal(signal.SIGINT)
+    code, _, err = script.end()
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    script.leaves_nothing()
+
+
+@pytest.fixture
+def account() -> Iterator[Account]:
+    with service() as account:
+        account.fixed_pool()
+        yield account
+
+
+def as_azure(account: Account) -> dict[str, str]:
+    """The environment of a client of this account."""
+    ready = account.ready
+    return {
+        "AZURE_BATCH_ACCOUNT": ready["account"],
+        "AZURE_BATCH_ENDPOINT": ready["batch_endpoint"],
+        "AZURE_BATCH_ACCESS_KEY": ready["batch_key"],
+        "AZURE_STORAGE_CONNECTION_STRING": ready["connection_string"],
+        "BATCHEXEC_POOL_ID": "fixed",
+        "BATCHEXEC_PYTHON": sys.executable,
+    }
+
+
+ON_AN_ACCOUNT = """
+with BatchExecutor(max_workers=2) as ex:
+    list(ex.map(partial(work.sleep_with_family, started), range(4)))
+"""
+
+
+def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> None:
+    script = run(ON_AN_ACCOUNT, **as_azure(account))
+    script.wait_for(*FAMILY)
+    script.signal_group(signal.SIGINT)
+    code, _, err = script.end()
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    until(lambda: set(account.jobs().values()), lambda states: states == {"completed"})
+    until(lambda: processes_of(str(script.started)), lambda found: not found)
+    script.leaves_nothing()
+
+
+def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
+    script = run(ON_AN_ACCOUNT, **as_azure(account))
+    script.wait_for(*FAMILY)
+    os.kill(account.ready["pid"], signal.SIGSTOP)  # it does not answer, so ending the job takes long
+    try:
+        script.signal(signal.SIGINT)
+        with pytest.raises(AssertionError, match="not within"):
+            until(script.process.poll, lambda code: code is not None, 1.0)
+        began = time.monotonic()
+        script.signal(signal.SIGINT)
+        code, _, err = script.end()
+    finally:
+        os.kill(account.ready["pid"], signal.SIGCONT)
+    assert time.monotonic() - began < 2
+    assert code == -signal.SIGINT
+    assert "KeyboardInterrupt" in err
+
+
+def test_a_killed_client_of_an_account_does_not_end_its_work(run: Run, account: Account) -> None:
+    script = run("""
+with BatchExecutor(max_workers=2) as ex:
+    list(ex.map(partial(work.touch_and_wait_for, started), ["a", "b", "c", "d"]))
+""", **as_azure(account))
+    script.wait_for("a", "b")
+    script.signal(signal.SIGKILL)
+    assert script.end()[0] == -signal.SIGKILL
+    (script.started / "go").touch()
+    until(lambda: set(os.listdir(script.started)), lambda names: names >= {"c", "d"})
+    assert set(account.jobs().values()) == {"active"}
+
+
+# sudden ends
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_a_killed_client_takes_all_with_it(run: Run, number: signal.Signals) -> None:
+    script = run(SLEEPING)
+    script.wait_for(*FAMILY)
+    script.signal(number)
+    assert script.end()[0] == -number
+    script.leaves_nothing()
+
+
+def test_a_client_killed_while_the_service_starts_takes_all_with_it(run: Run) -> None:
+    script = run("ex = BatchExecutor()\nf = ex.submit(time.sleep, 60)\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert script.end()[0] == -signal.SIGKILL
+    script.leaves_nothing()
+
+
+def test_workers_started_without_the_fork_server_end_as_well(run: Run, tmp_path: Path) -> None:
+    plain = tmp_path / "python"
+    plain.write_text(f'#!/bin/sh\ncase "$2" in *forkserver*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    plain.chmod(0o755)
+    script = run(SLEEPING, BATCHEXEC_PYTHON=str(plain))
+    script.wait_for(*FAMILY)
+    script.signal(signal.SIGKILL)
+    script.end()
+    script.leaves_nothing()
+
+
+def test_a_service_that_is_killed_fails_what_is_pending(run: Run) -> None:
+    script = run("""
+with BatchExecutor(max_workers=2) as ex:
+    futures = [ex.submit(work.sleep_with_family, started, n) for n in range(4)]
+    for future in futures:
+        print(type(future.exception()).__name__)
+""")
+    script.wait_for(*FAMILY)
+    began = time.monotonic()
+    os.kill(script.service_pid(), signal.SIGKILL)
+    code, out, err = script.end()
+    assert time.monotonic() - began < 10
+    assert out == 4 * "ServiceUnreachableError\n", err
+    assert code == 0
+    script.leaves_no_process()
