@@ -169,10 +169,10 @@ class BatchExecutor(Executor):
             engine = self._engine
         if engine is None or engine.foreign:
             return
+        engine.end("drain")
         if cancel_futures:
             for chunk in engine.unsettled():
                 chunk.future.cancel()
-        engine.end("drain")
         if wait:
             _wait_for(engine)
 
@@ -278,7 +278,8 @@ class BatchExecutor(Executor):
         progress = Progress(show=config.progress, echo=echo)
         if self.where == "local":
             place = Place("local", self._slots, 1)
-            told = f"on this machine, {place.slots} processes at once (no Azure account is configured)"
+            reason = " (no Azure account is configured)" if config.where == "auto" else ""
+            told = f"on this machine, {place.slots} processes at once{reason}"
         else:
             place = Place("azure", self._slots, pool.nodes_for(config, self._max_workers))
             told = (
@@ -476,7 +477,10 @@ def _wait_at_exit() -> None:
 
 
 def _register_at_exit() -> None:
-    # Before concurrent.futures' own hook, which forbids new threads, and long before atexit's functions.
+    # Before concurrent.futures' own hook, which forbids new threads, and long before atexit's functions. Hooks run in
+    # reverse order, so that one has to be there when ours is registered.
+    import concurrent.futures.thread  # noqa: F401
+
     register = getattr(threading, "_register_atexit", None)
     if register is None:
         import atexit

@@ -72,7 +72,7 @@ class Account:
 
     def jobs(self) -> dict[str, str]:
         """State of each job that is not being deleted."""
-        states = {job.id: str(job.state) for job in self.batch.list_jobs()}
+        states = {str(job.id): str(getattr(job.state, "value", job.state)) for job in self.batch.list_jobs()}
         return {name: state for name, state in states.items() if state != "deleting"}
 
     def containers(self) -> list[str]:
@@ -98,9 +98,9 @@ class Account:
 
 
 @contextmanager
-def service(root: Path | None = None) -> Iterator[Account]:
+def service(*options: str, root: Path | None = None) -> Iterator[Account]:
     """`batchexec emulator` as a child process, ended by the end-of-file of its standard input."""
-    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof"]
+    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", *options]
     command += ["--root", str(root)] if root else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -136,5 +136,5 @@ def processes_of(mark: str) -> dict[int, str]:
         except OSError:
             continue  # it ended while we looked
         if mark.encode() in seen and state != "Z":
-            found[int(entry)] = arguments.replace(b"\0", b" ").decode(errors="replace")[:200]
+            found[int(entry)] = arguments.replace(b"\0", b" ").decode(errors="replace")
     return found

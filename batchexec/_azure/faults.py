@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
 import tenacity
@@ -127,5 +127,14 @@ def _from_response(service: str, endpoint: str, error: azure_errors.HttpResponse
         if isinstance(error, azure_errors.ClientAuthenticationError):
             return AuthenticationError(f"{service}: {error}")
         return unreachable(service, endpoint, error)
-    message = getattr(error.error, "message", None) or error.message
-    return refusal(service, status, code, str(message), headers.get("Retry-After"))
+    message = str(getattr(error.error, "message", None) or error.message)
+    details = [f"{value['key']}: {value['value']}" for value in _values(error)]
+    first, _, rest = message.partition("\n")  # what follows names the request and the time
+    words = "; ".join([first, *details]) + (f" [{rest.replace(chr(10), ', ')}]" if rest else "")
+    return refusal(service, status, code, words, headers.get("Retry-After"))
+
+
+def _values(error: azure_errors.HttpResponseError) -> Iterable[Any]:
+    """The details of a Batch error: pairs of key and value."""
+    model = getattr(error, "model", None)
+    return (model.get("values") or ()) if isinstance(model, Mapping) else ()

@@ -35,6 +35,7 @@ Ending = Literal["drain", "abandon"]
 _log = logging.getLogger("concurrent.futures")
 
 _CLOSE_SECONDS = 60.0
+_CANCEL_SECONDS, _CANCELS_AT_ONCE = 0.02, 16
 _SERVICE_LOOK_SECONDS = 0.5
 
 
@@ -54,6 +55,7 @@ class Engine:
         self.packer: Packer | None = None
         self.chunks_done = 0
         self.items_done = 0
+        self._doomed: list[str] = []  # tasks of cancelled futures, to be ended
         self._failed_logs: tuple[str, ...] = ()
         self._left = False  # by a second Ctrl-C: nobody waits any more
         self._pid = os.getpid()
@@ -313,6 +315,12 @@ class Engine:
             chunk.running = True
             chunk.future.show_running()
 
+    def end_task(self, chunk: Chunk) -> None:
+        """The chunk's future was cancelled: its task is of no use any more."""
+        self._doomed.append(chunk.task_id)
+        if len(self._doomed) == 1:
+            self.spawn(self._end_doomed())
+
     def tend(self) -> None:
         """Called at each turn of the watcher."""
         self._resolver.tend()
@@ -389,9 +397,8 @@ class Engine:
         if self.pending.pop(chunk.number, None) is None:
             return
         self.progress.chunk_done(chunk.size)
-        if chunk.task_id and self.session is not None and not (self._ending and not self.pending):
-            # When nothing else is pending at the end, closing the job ends its tasks too.
-            self.spawn(self.session.batch.terminate_task(self.session.job_id, chunk.task_id))
+        if chunk.task_id:
+            self.end_task(chunk)
         if not self.pending:
             self._woken.set()
 
@@ -401,6 +408,16 @@ class Engine:
             return
         error = task.exception()
         self._break(error if isinstance(error, BatchExecError) else _internal(error))
+
+    async def _end_doomed(self) -> None:
+        """Cancellations come in bursts; where they leave nothing to do, closing the job ends its tasks at once."""
+        await asyncio.sleep(_CANCEL_SECONDS)
+        doomed, self._doomed = self._doomed, []
+        if self.session is None or (self._ending and not self.pending):
+            return
+        for start in range(0, len(doomed), _CANCELS_AT_ONCE):
+            names_now = doomed[start : start + _CANCELS_AT_ONCE]
+            await asyncio.gather(*(self.session.batch.terminate_task(self.session.job_id, name) for name in names_now))
 
     def _wake(self) -> None:
         def wake() -> None:

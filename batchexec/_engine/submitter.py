@@ -151,6 +151,9 @@ class Submitter:
                 await previous
             for group in _groups(tasks):
                 await self._add(group, chunks)
+            for chunk in chunks.values():
+                if chunk.future.cancelled():  # while it was on its way
+                    self._engine.end_task(chunk)
             await self._session.nudge_pool()
         finally:
             if not added.done():

@@ -1,0 +1,180 @@
+"""Pools: made or reused, checked against what exists, and why work on them cannot start."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers_service import Account, service, until
+from helpers_work import double
+
+from batchexec import BatchConfig, BatchExecutor, errors
+from batchexec._engine import pool
+
+_MACHINE = {
+    "imageReference": {"publisher": "microsoft-dsvm", "offer": "ubuntu-hpc", "sku": "2404", "version": "latest"},
+    "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+}
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[Account]:
+    with service() as running:
+        yield running
+
+
+def make_pool(account: Account, name: str, **fields: Any) -> str:
+    body = {
+        "id": name,
+        "vmSize": "Standard_D4s_v5",
+        "taskSlotsPerNode": 4,
+        "targetDedicatedNodes": 1,
+        "virtualMachineConfiguration": _MACHINE,
+        **fields,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    account.batch.create_pool(body)  # type: ignore[arg-type]
+    return name
+
+
+def doubled(account: Account, **settings: Any) -> list[int]:
+    with BatchExecutor(**account.settings, **settings) as executor:
+        return list(executor.map(double, range(3), timeout=30))
+
+
+def refusal(account: Account, kind: type[Exception], **settings: Any) -> str:
+    """The text of the error that a first submit ends with; nothing but the pools may be left behind."""
+    with BatchExecutor(**account.settings, **settings) as executor:
+        error = executor.submit(double, 1).exception(30)
+    assert isinstance(error, kind), repr(error)
+    assert not account.left(*(str(found.id) for found in account.batch.list_pools()))
+    return str(error)
+
+
+def test_a_pool_is_made_as_the_documentation_says_and_stays_for_the_next_executor(account: Account) -> None:
+    name = pool.pool_id(BatchConfig(**account.settings))
+    assert doubled(account) == [0, 2, 4]
+    made = account.batch.get_pool(name)
+    assert made.enable_auto_scale
+    assert made.task_slots_per_node == 4
+    assert "TimeInterval_Minute * 10" in str(made.auto_scale_formula)
+    created = made.creation_time
+    assert doubled(account) == [0, 2, 4]
+    assert account.batch.get_pool(name).creation_time == created
+    assert not account.left(name)
+
+
+def test_the_formula_is_accepted_and_evaluated_by_the_service(account: Account) -> None:
+    formula = pool.formula(nodes=3, slots=4, idle_minutes=10, spot=False)
+    name = make_pool(
+        account, "formula", enableAutoScale=True, autoScaleFormula=formula, targetDedicatedNodes=None
+    )
+    result = account.batch.evaluate_pool_auto_scale(name, {"autoScaleFormula": formula})  # type: ignore[arg-type]
+    assert result.error is None
+    assert "$TargetDedicatedNodes=3" in str(result.results)  # too few samples yet: the start size
+    account.batch.begin_delete_pool(name)
+
+
+def test_an_existing_pool_of_another_size_is_used_with_a_warning(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = make_pool(account, "other-size", vmSize="Standard_D2s_v5", taskSlotsPerNode=2)
+    with caplog.at_level(logging.WARNING, "batchexec"):
+        assert doubled(account, pool_id=name) == [0, 2, 4]
+    assert "Standard_D2s_v5, not Standard_D4s_v5" in caplog.text
+    assert "2 task slots a node, not 4" in caplog.text
+    assert "fixed size of 1 nodes" in caplog.text
+
+
+def test_a_pool_fixed_at_zero_nodes_is_refused(account: Account) -> None:
+    name = make_pool(account, "zero", targetDedicatedNodes=0)
+    assert "fixed at zero nodes" in refusal(account, errors.PoolMismatchError, pool_id=name)
+
+
+def test_an_image_needs_a_pool_with_containers(account: Account) -> None:
+    name = make_pool(account, "bare")
+    text = refusal(account, errors.PoolMismatchError, pool_id=name, image="python:3.11-slim")
+    assert "without container support" in text
+
+
+def test_a_pool_for_another_python_is_refused(account: Account) -> None:
+    name = make_pool(account, "python", metadata=[{"name": "batchexec_python", "value": "3.6"}])
+    assert "Python 3.6" in refusal(account, errors.PoolMismatchError, pool_id=name)
+
+
+def test_a_windows_pool_is_refused() -> None:
+    machine = {**_MACHINE, "nodeAgentSKUId": "batch.node.windows amd64"}
+    body = {"id": "w", "vmSize": "Standard_D4s_v5", "targetDedicatedNodes": 1, "virtualMachineConfiguration": machine}
+    with pytest.raises(errors.PoolMismatchError, match="runs Windows"):
+        pool.differences(body, BatchConfig())
+
+
+def test_a_pool_that_is_being_deleted_is_refused() -> None:
+    body = {"id": "d", "state": "deleting", "virtualMachineConfiguration": _MACHINE}
+    with pytest.raises(errors.PoolMismatchError, match="being deleted"):
+        pool.differences(body, BatchConfig())
+
+
+def test_no_pool_is_made_where_that_is_forbidden(account: Account) -> None:
+    text = refusal(account, errors.PoolError, pool_id="not-there", create_pool=False)
+    assert "does not exist and create_pool=False" in text
+
+
+def test_a_refused_creation_arrives_with_the_services_own_words(account: Account) -> None:
+    text = refusal(account, errors.ServiceError, pool_id="refused", pool_options={"noSuchProperty": 1})
+    assert "noSuchProperty" in text
+
+
+def test_pool_options_are_laid_over_the_body() -> None:
+    config = BatchConfig(
+        pool_options={"virtualMachineConfiguration": {"licenseType": "RHEL"}, "taskSchedulingPolicy": None},
+        subnet_id="/subscriptions/s/resourceGroups/g/providers/p/virtualNetworks/v/subnets/n",
+        public_ip=False,
+        spot=True,
+    )
+    body = pool.azure_pool(config, nodes=2)
+    assert body["virtualMachineConfiguration"]["licenseType"] == "RHEL"
+    assert body["virtualMachineConfiguration"]["nodeAgentSKUId"] == "batch.node.ubuntu 24.04"
+    assert body["taskSchedulingPolicy"] is None
+    network = body["networkConfiguration"]
+    assert network["subnetId"].endswith("/subnets/n")
+    assert network["publicIPAddressConfiguration"] == {"provision": "nopublicipaddresses"}
+    assert "$TargetLowPriorityNodes" in body["autoScaleFormula"]
+
+
+def test_the_pools_name_tells_what_it_is_made_of() -> None:
+    names = {
+        pool.pool_id(BatchConfig(**fields))
+        for fields in ({}, {"slots": 2}, {"vm_size": "Standard_D8s_v5"}, {"image": "x"}, {"spot": True})
+    }
+    assert len(names) == 5
+    assert all(re.fullmatch(r"batchexec-[a-z0-9-]+-[0-9a-f]{10}", name) for name in names)
+
+
+def test_a_failing_start_task_reaches_the_future(account: Account) -> None:
+    start = {"commandLine": "/bin/sh -c 'echo no licence >&2; exit 7'", "waitForSuccess": True}
+    text = refusal(account, errors.NodeError, pool_id="start", pool_options={"startTask": start})
+    assert "start task failed (exit code 7)" in text
+
+
+def test_a_pool_that_gets_no_cores_reaches_the_future() -> None:
+    with service("--core-quota", "0") as account:
+        text = refusal(account, errors.QuotaError)
+    assert "AccountCoreQuotaReached" in text
+
+
+def test_a_failing_preparation_reaches_the_future(account: Account) -> None:
+    """The worker's blob is gone before the node can stage it."""
+    pool_id = make_pool(account, "unready", startTask={"commandLine": "/bin/sh -c 'sleep 1'", "waitForSuccess": True})
+    with BatchExecutor(**account.settings, pool_id=pool_id) as executor:
+        future = executor.submit(double, 1)
+        until(lambda: future.task_id)
+        container = account.only_container()
+        for blob in list(container.list_blobs("worker/")):
+            container.delete_blob(blob.name)
+        error = future.exception(30)
+    assert isinstance(error, errors.NodeError), repr(error)
+    assert "BlobNotFound" in str(error)
