@@ -20,6 +20,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo", "a real loop, serial and then with BatchExecutor: see that it works, and what it gains"),
+    "fetch": Command("fetch", "the results of a job whose client was interrupted or lost"),
+    "clean": Command("clean", "delete a job and everything of it in storage"),
     "emulator": Command("emulator", "Azure Batch and Blob storage on this machine, for any client"),
 }
 

@@ -10,6 +10,7 @@ import time
 
 import cloudpickle
 
+from batchexec.config import BatchConfig
 from batchexec.executor import BatchExecutor
 
 
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
 def _compare(workers: int, where: str, small: bool) -> int:
     from . import digits
 
+    BatchConfig.load(where=where)  # a mistake is told now, not after the plain loop
     # This module is part of batchexec, which every worker has in its own form: the loop's function travels by value,
     # as one typed into a script or notebook does.
     cloudpickle.register_pickle_by_value(digits)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batchexec._report.progress import Progress
 from batchexec._wire import names
@@ -23,6 +23,7 @@ from batchexec.errors import (
 )
 
 from . import local, outcomes
+from .account import azure_account, local_account
 from .health import Health
 from .packer import Packer
 from .resolver import Resolver
@@ -30,6 +31,9 @@ from .session import Place, Session, connected
 from .submitter import Submitter
 from .watcher import Watcher
 from .work import Chunk
+
+if TYPE_CHECKING:
+    from batchexec._azure.account import Account
 
 Ending = Literal["drain", "abandon"]
 _log = logging.getLogger("concurrent.futures")
@@ -157,7 +161,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self.progress.stage("opening")
         try:
-            account = await self._account()
+            account = self._account()
             async with connected(account, self.config.connect_timeout) as http:
                 session = self.session = Session(self.config, account, self.place, http)
                 try:
@@ -248,29 +252,10 @@ class Engine:
             await asyncio.sleep(_SERVICE_LOOK_SECONDS)
         raise ServiceUnreachableError("the local service ended while work was pending")
 
-    async def _account(self) -> Any:
-        from batchexec._azure.account import Account
-
-        config = self.config
+    def _account(self) -> Account:
         if self._service is not None:
-            ready = self._service.endpoints()
-            return Account(
-                batch_endpoint=ready["batch_endpoint"],
-                batch_account=ready["account"],
-                batch_key=ready["batch_key"],
-                blob_endpoint=ready["blob_endpoint"],
-                storage_account=ready["storage_account"],
-                storage_key=ready["storage_key"],
-            )
-        return Account(
-            batch_endpoint=config.batch_endpoint or "",
-            batch_account=config.batch_account or "",
-            batch_key=config.batch_key,
-            blob_endpoint=config.blob_endpoint or "",
-            storage_account=config.storage_account or "",
-            storage_key=config.storage_key,
-            credential=config.credential,
-        )
+            return local_account(self._service.endpoints())
+        return azure_account(self.config)
 
     # for the engine's other rooms, on its thread
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from batchexec._wire import envelope, payload
 from batchexec.errors import (
@@ -23,7 +23,27 @@ from batchexec.errors import (
 )
 from batchexec.futures import Delivery, Outcome, Timing
 
-from .work import Chunk
+
+class Identity(Protocol):
+    """What there is to know of a chunk to read its result."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def is_map(self) -> bool: ...
+    @property
+    def sent_at(self) -> float: ...
+    @property
+    def failed(self) -> dict[int, PayloadError]:
+        """Items that could not be sent, by their place in the chunk."""
 
 
 class Failure(Exception):
@@ -34,7 +54,7 @@ class Failure(Exception):
         self.error = error
 
 
-def decode(data: bytes, key: bytes, job: str, chunk: Chunk) -> Delivery:
+def decode(data: bytes, key: bytes, job: str, chunk: Identity) -> Delivery:
     """The chunk's delivery. Runs user code (unpickling). Raises Failure."""
     where: dict[str, Any] = {"job_id": job, "task_id": chunk.task_id}
     about = envelope.context("result", job, chunk.number, chunk.generation)

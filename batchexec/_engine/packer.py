@@ -76,8 +76,9 @@ class Packer:
         start = 0
         for packed in chunks:
             chunk = packed.chunk
-            entry = {"chunk": chunk.number, "generation": chunk.generation, "items": chunk.size}
-            entries.append({**entry, "call": chunk.call.name, "first": chunk.first_item, "at": start})
+            entry: dict[str, Any] = {"chunk": chunk.number, "generation": chunk.generation, "items": chunk.size}
+            entry |= {"call": chunk.call.name, "map": chunk.is_map, "offset": chunk.offset, "first": chunk.first_item}
+            entries.append({**entry, "at": start})
             start += len(packed.data)
         about = envelope.context("index", self._job, pack)
         return envelope.seal(self._key, about, {"chunks": entries})

@@ -64,6 +64,11 @@ def unseal(key: bytes, about: bytes, data: bytes | memoryview) -> tuple[dict[str
     return split_frames(body)
 
 
+def headed_length(data: bytes | memoryview) -> int:
+    """The length of an envelope without frames at the beginning of `data`."""
+    return HEAD_BYTES + 4 + int.from_bytes(data[HEAD_BYTES : HEAD_BYTES + 4], "big")
+
+
 def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -1,0 +1,152 @@
+"""A job seen again, from its own records alone: the results that are there, and its removal."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from batchexec._engine import outcomes
+from batchexec._engine.account import azure_account
+from batchexec._engine.session import connected
+from batchexec._wire import envelope, names
+from batchexec.config import BatchConfig
+from batchexec.errors import BatchExecError, ConfigError, PayloadError
+from batchexec.futures import Outcome
+
+T = TypeVar("T")
+
+_INDEX_BYTES = 1024 * 1024  # of a pack: more than the index of 100 chunks takes
+
+
+class Item(NamedTuple):
+    """One item of a job and what came of it: its value, or the exception that it raised."""
+
+    call: str
+    number: int
+    value: Any
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A chunk as its pack's index describes it."""
+
+    number: int
+    generation: int
+    size: int
+    call: str
+    offset: int
+    is_map: bool
+    first_item: int
+    sent_at: float = 0.0
+    failed: dict[int, PayloadError] = field(default_factory=dict)
+
+    @property
+    def task_id(self) -> str:
+        return names.task_id(self.number, self.generation)
+
+
+def fetch(config: BatchConfig, job_id: str) -> list[Item]:
+    """The items of the job that have an outcome, in the order of their submission.
+
+    Runs user code (unpickling), in this thread. Raises ServiceError, and ConfigError where no such job is.
+    """
+    key, blobs = _in_job(config, job_id, _read_results)
+    found: list[Item] = []
+    for record, data in sorted(blobs, key=lambda pair: pair[0].first_item):
+        try:
+            results = outcomes.decode(data, key, job_id, record).outcomes
+        except outcomes.Failure as failure:
+            results = [Outcome(None, failure.error)] * record.size
+        found += [Item(record.call, record.first_item + i, *outcome) for i, outcome in enumerate(results)]
+    return found
+
+
+def clean(config: BatchConfig, job_id: str) -> None:
+    """Delete the job, its tasks and everything of it in storage. Its pool, which other jobs may use, stays."""
+    _in_job(config, job_id, _delete)
+
+
+class _Job:
+    """The services and the job's own settings."""
+
+    def __init__(self, job_id: str, batch: Any, store: Any, key: bytes, own_container: bool) -> None:
+        self.job_id = job_id
+        self.batch = batch
+        self.store = store
+        self.key = key
+        self.own_container = own_container
+
+
+def _in_job(config: BatchConfig, job_id: str, work: Callable[[_Job], Coroutine[Any, Any, T]]) -> T:
+    if config.resolved_where == "local":
+        raise ConfigError(
+            "no account is configured, and jobs of the local service end with the program that made them: "
+            "set the account that the job belongs to"
+        )
+    return asyncio.run(_with_job(config, job_id, work))
+
+
+async def _with_job(config: BatchConfig, job_id: str, work: Callable[[_Job], Coroutine[Any, Any, T]]) -> T:
+    from batchexec._azure.batch import BatchService
+    from batchexec._azure.blobs import BlobStore
+
+    account = azure_account(config)
+    async with connected(account, config.connect_timeout) as http:
+        batch = BatchService(account, http, config.connect_timeout)
+        try:
+            found = await batch.get_job(job_id)
+            if found is None:
+                raise ConfigError(f"there is no job {job_id!r} in account {account.batch_account}")
+            settings = {item["name"]: item["value"] for item in found.get("commonEnvironmentSettings") or ()}
+            if names.ENV_STORE not in settings:
+                raise ConfigError(f"job {job_id!r} was not made by batchexec")
+            path = urlsplit(settings[names.ENV_STORE]).path.removeprefix(urlsplit(account.blob_endpoint).path)
+            container, _, prefix = path.lstrip("/").partition("/")
+            store = BlobStore(account, http, container, prefix, config.connect_timeout)
+            await store.open(create=False)
+            key = base64.b64decode(settings[names.ENV_KEY])
+            return await work(_Job(job_id, batch, store, key, own_container=container == job_id))
+        finally:
+            await batch.close()
+
+
+async def _delete(job: _Job) -> None:
+    await job.batch.delete_job(job.job_id)
+    await job.store.drop(whole_container=job.own_container)
+
+
+async def _read_results(job: _Job) -> tuple[bytes, list[tuple[Record, bytes]]]:
+    """The job's key, and each record with a result. Which chunks there are is in the signed indexes of the packs."""
+    there = set(await job.store.names("out/"))
+    records: list[Record] = []
+    for pack in await job.store.names("in/"):
+        records += await _index(job, pack)
+    wanted = [record for record in records if names.result_blob(record.number, record.generation) in there]
+    blobs = await asyncio.gather(*(job.store.get(names.result_blob(r.number, r.generation)) for r in wanted))
+    return job.key, [(record, data) for record, data in zip(wanted, blobs, strict=True) if data is not None]
+
+
+async def _index(job: _Job, pack: str) -> list[Record]:
+    data = await job.store.get(pack, (0, _INDEX_BYTES)) or b""
+    about = envelope.context("index", job.job_id, int(pack.rpartition("/")[2]))
+    try:
+        header, _ = envelope.unseal(job.key, about, data[: envelope.headed_length(data)])
+    except envelope.BadEnvelope as error:
+        raise BatchExecError(f"{pack} of job {job.job_id} is not what its client wrote: {error}") from error
+    return [
+        Record(
+            number=entry["chunk"],
+            generation=entry["generation"],
+            size=entry["items"],
+            call=entry["call"],
+            offset=entry["offset"],
+            is_map=entry["map"],
+            first_item=entry["first"],
+        )
+        for entry in header["chunks"]
+    ]

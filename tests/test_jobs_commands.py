@@ -1,0 +1,88 @@
+"""`batchexec fetch` and `batchexec clean`: what an interrupted client leaves, and how it goes."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers_service import Account, scrubbed, service
+
+_INTERRUPTED = """
+import time
+from batchexec import BatchExecutor
+
+def work(number):
+    if number == 1:
+        raise ValueError("one")
+    time.sleep(0 if number < 4 else 600)
+    return number * number
+
+with BatchExecutor() as executor:
+    for result in executor.map(work, range(8), chunksize=1, return_exceptions=True):
+        print(result, flush=True)
+"""
+
+
+@pytest.fixture
+def account() -> Iterator[Account]:
+    with service() as running:
+        yield running
+
+
+def settings(account: Account, pool: str) -> dict[str, str]:
+    return scrubbed(
+        AZURE_BATCH_ACCOUNT=account.ready["account"],
+        AZURE_BATCH_ENDPOINT=account.ready["batch_endpoint"],
+        AZURE_BATCH_ACCESS_KEY=account.ready["batch_key"],
+        AZURE_STORAGE_CONNECTION_STRING=account.ready["connection_string"],
+        BATCHEXEC_POOL_ID=pool,
+        BATCHEXEC_PYTHON=sys.executable,
+    )
+
+
+def command(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "batchexec._cli", *words]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tmp_path: Path) -> None:
+    pool = account.fixed_pool()
+    environment = settings(account, pool)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _INTERRUPTED], env=environment, stdout=pipe, stderr=pipe) as client:
+        assert client.stdout is not None
+        lines = [client.stdout.readline().strip() for _ in range(4)]
+        client.send_signal(signal.SIGINT)
+        _, said = client.communicate(timeout=30)
+    assert lines == [b"0", b"one", b"4", b"9"]
+    ((job, state),) = account.jobs().items()
+    assert state == "completed"
+    assert f"batchexec fetch {job}".encode() in said
+
+    file = tmp_path / "results.pickle"
+    fetched = command(environment, "fetch", job, "--to", str(file))
+    assert fetched.returncode == 0, fetched.stderr
+    items = pickle.loads(file.read_bytes())
+    assert [(call, number, value, repr(error)) for call, number, value, error in items] == [
+        ("work", 0, 0, "None"),
+        ("work", 1, None, "ValueError('one')"),
+        ("work", 2, 4, "None"),
+        ("work", 3, 9, "None"),
+    ]
+
+    assert command(environment, "clean", job).returncode == 0
+    assert not account.left(pool)
+    again = command(environment, "clean", job)
+    assert again.returncode == 1
+    assert f"no job '{job}'" in again.stderr
+
+
+def test_a_job_of_the_local_service_is_no_more(tmp_path: Path) -> None:
+    done = command(scrubbed(), "fetch", "batchexec-1")
+    assert done.returncode == 1
+    assert "no account is configured" in done.stderr
