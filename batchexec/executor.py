@@ -451,9 +451,12 @@ def _wait_for(engine: Engine) -> None:
 
 
 def _after_interrupt(engine: Engine) -> str:
-    job = engine.session.job_id if engine.session is not None else "none"
+    if engine.session is None:
+        return "interrupted"
+    job = engine.session.job_id
     return (
-        f"interrupted: ending job {job}. Results that are there stay in storage; `batchexec clean {job}` deletes them"
+        f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes them to "
+        f"a file, `batchexec clean {job}` deletes them."
     )
 
 
