@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.parse
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from html import unescape
 from typing import Any
@@ -21,6 +22,7 @@ from .account import Account, sdk_transport
 SAS_DAYS = 7  # the longest that a user delegation key lives
 _VERSION = "2021-12-02"
 _ONE_PUT = 32 * 1024 * 1024  # larger blobs go in blocks, by the SDK
+_PIECE = 512 * 1024  # larger bodies are handed over by pieces
 _NAME = re.compile(r"<Name>([^<]*)</Name>")
 _MARKER = re.compile(r"<NextMarker>([^<]+)</NextMarker>")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
@@ -150,7 +152,12 @@ class BlobStore:
             try:
                 target = URL(url, encoded=True)
                 sent = {"x-ms-version": _VERSION, **headers}
-                async with self._session.request(verb, target, data=data, headers=sent) as response:
+                body = data
+                if data is not None and len(data) > _PIECE:
+                    body, sent["Content-Length"] = _pieces(data), str(len(data))
+                async with self._session.request(
+                    verb, target, data=body, headers=sent, allow_redirects=False
+                ) as response:
                     answer = await response.read()
                     header = {name.lower(): value for name, value in response.headers.items()}
             except Exception as error:
@@ -217,6 +224,13 @@ class BlobStore:
 
         await self._sdk(ask)
         return found[-1]
+
+
+async def _pieces(data: bytes | memoryview) -> AsyncIterator[memoryview]:
+    """A large body by pieces, between which the loop has its turn."""
+    whole = memoryview(data)
+    for start in range(0, len(whole), _PIECE):
+        yield whole[start : start + _PIECE]
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str | None:

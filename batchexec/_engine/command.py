@@ -11,7 +11,8 @@ from batchexec._wire import names
 _BOOT = (
     "import hashlib,os,sys;"
     "p=os.path.join(os.environ['AZ_BATCH_JOB_PREP_WORKING_DIR'],'worker.pyz');"
-    "hashlib.sha256(open(p,'rb').read()).hexdigest()==sys.argv[1] or sys.exit('batchexec: worker.pyz was changed');"
+    "hashlib.sha256(open(p,'rb').read()).hexdigest()==sys.argv[1] "
+    f"or sys.exit(print('batchexec: worker.pyz was changed',file=sys.stderr) or {names.EXIT_TAMPERED});"
     "sys.path.insert(0,p);"
     "from batchexec._worker.main import main;"
     "sys.exit(main())"

@@ -39,6 +39,7 @@ Ending = Literal["drain", "abandon"]
 _log = logging.getLogger("concurrent.futures")
 
 _CLOSE_SECONDS = 60.0
+_TEND_SECONDS = 0.025
 _CANCEL_SECONDS, _CANCELS_AT_ONCE = 0.02, 16
 _SERVICE_LOOK_SECONDS = 0.5
 
@@ -69,6 +70,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.mail = asyncio.Event()  # for the submitter
+        self.busy = asyncio.Event()  # set while something is pending: no request is made otherwise
         self._woken = asyncio.Event()  # for whoever waits for the end
         self._tasks: set[asyncio.Task[None]] = set()
         self._name = f"batchexec-{id(self):x}"
@@ -175,6 +177,7 @@ class Engine:
 
     async def _serve(self, session: Session) -> None:
         """Run chunks until the end is asked for and nothing is pending."""
+        self.busy.set()  # what was submitted before there was a loop to wake
         limit = int(self.config.source_limit_mb * 1e6)
         self.packer = Packer(session.job_id, session.key, limit)
         submitter = Submitter(self, session, self.packer)
@@ -184,6 +187,7 @@ class Engine:
             watcher.watch_results(),
             watcher.watch_tasks(),
             Health(self, session).run(),
+            self._tend(),
             self._lease(session) if self._service is None else self._watch_service(self._service),
         ]
         running = [asyncio.create_task(loop) for loop in loops]
@@ -306,10 +310,15 @@ class Engine:
         if len(self._doomed) == 1:
             self.spawn(self._end_doomed())
 
-    def tend(self) -> None:
-        """Called at each turn of the watcher."""
-        self._resolver.tend()
-        self.progress.tick()
+    async def _tend(self) -> None:
+        """While something is pending, see to the resolver's threads and the progress line."""
+        while True:
+            await self.busy.wait()
+            self._resolver.tend()
+            self.progress.tick()
+            if not self.pending and not self._resolver.backlog():
+                self.busy.clear()
+            await asyncio.sleep(_TEND_SECONDS)
 
     def lost_contact(self, error: ServiceError) -> None:
         """The account does not answer, or the login expired: the work goes on there, so nothing is ended here."""
@@ -407,6 +416,7 @@ class Engine:
     def _wake(self) -> None:
         def wake() -> None:
             self.mail.set()
+            self.busy.set()
             self._woken.set()
 
         self._call(wake)

@@ -60,6 +60,8 @@ def verdict(
     if exit_code == names.EXIT_NO_RESULT:
         reason = _last_line(log) or "see its stderr"
         return ResultStoreError(f"{what} ran, but could not reach storage: {reason}", **where)
+    if exit_code == names.EXIT_TAMPERED and log is None:
+        return TamperedError(f"{what} was not run: its worker.pyz was changed, in storage or on the node", **where)
     if exit_code is not None and (exit_code != 0 or log is not None):
         status = log.status if log and log.status is not None else exit_code
         tries = f" (tried {info['retryCount'] + 1} times)" if info.get("retryCount") else ""
@@ -68,8 +70,7 @@ def verdict(
         text = failure.get("message") or ""
         details = "; ".join(f"{d.get('name')}: {d.get('value')}" for d in failure.get("details") or ())
         words = f"{code}: {text}" + (f" ({details})" if details else "")
-        kind = TamperedError if "changed" in words and "worker.pyz" in words else TaskError
-        return kind(f"{what} could not be run by the service: {words}", **where)
+        return TaskError(f"{what} could not be run by the service: {words}", **where)
     return ResultStoreError(f"{what} completed, but its result is not in storage: was it deleted?", **where)
 
 

@@ -49,7 +49,7 @@ class Watcher:
     async def watch_results(self) -> None:
         """List the shelves on which results are awaited, and read what is new."""
         while True:
-            self._engine.tend()
+            await self._engine.busy.wait()
             await asyncio.sleep(await self._look_for_results())
 
     async def _look_for_results(self) -> float:
@@ -58,7 +58,7 @@ class Watcher:
         sent = self._sent()
         if not sent:
             self._interval = _SHORTEST
-            return _SHORTEST if self._engine.pending else self._longest / 2
+            return _SHORTEST
         begin = time.monotonic()
         listings = [self._ask(functools.partial(self._session.store.names, shelf)) for shelf in self._shelves(sent)]
         found = await asyncio.gather(*listings)
@@ -73,6 +73,7 @@ class Watcher:
     async def watch_tasks(self) -> None:
         """Show what runs, and find tasks that are over without a result."""
         while True:
+            await self._engine.busy.wait()
             pause = max(self._longest, self._interval) * _STATES_EVERY / 2
             sent = self._sent()
             if sent:
