@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow bench clean
+.PHONY: help demo test lint types quick test-slow bench clean
 
 help:
 	@echo "make demo       the main job: a real loop, serial and then with BatchExecutor"
@@ -17,9 +17,15 @@ help:
 demo: $(VENV)/.installed-demo
 	$(BIN)/batchexec demo
 
-test: $(VENV)/.installed-test
+test: lint types quick
+
+lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+quick: $(VENV)/.installed-test
 	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/.installed-test

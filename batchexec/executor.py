@@ -455,8 +455,8 @@ def _after_interrupt(engine: Engine) -> str:
         return "interrupted"
     job = engine.session.job_id
     return (
-        f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes them to "
-        f"a file, `batchexec clean {job}` deletes them."
+        f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes them "
+        f"to a file, `batchexec clean {job}` deletes them."
     )
 
 

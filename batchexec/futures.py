@@ -71,8 +71,9 @@ class ChunkFuture(Future[T]):
                 self.set_running_or_notify_cancel()
             except (RuntimeError, InvalidStateError):
                 return True  # another thread cancelled it at the same moment, and tells the engine
-            if self._on_cancel is not None:
-                self._on_cancel()
+            on_cancel, self._on_cancel = self._on_cancel, None  # a cycle by way of the chunk otherwise
+            if on_cancel is not None:
+                on_cancel()
         return True
 
     # for the engine

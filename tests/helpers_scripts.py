@@ -1,4 +1,4 @@
-"""Scripts that use BatchExecutor, run as a user runs them: in a process and a directory for temporary files of their own."""
+"""Scripts that use BatchExecutor, run as a user runs them, with a directory for temporary files of their own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ import helpers_work as work
 from batchexec import BatchExecutor, errors
 
 started = os.environ["STARTED"]
+
+
+def in_thread():
+    print(BatchExecutor().submit(work.double, 4).result())
+
+
+
+
+def in_thread():
+    print(BatchExecutor().submit(work.double, 4).result())
+
+
 """
 
 
@@ -52,10 +64,10 @@ class Script:
 
         until(come, lambda found: found >= set(names))
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def send_to_group(self, number: signal.Signals) -> None:
         """As a terminal does: to the script's whole process group."""
         os.killpg(self.process.pid, number)
 
@@ -64,7 +76,7 @@ class Script:
         try:
             out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.signal_group(signal.SIGABRT)
+            self.send_to_group(signal.SIGABRT)
             out, err = self.process.communicate()
             raise AssertionError(f"still there after {seconds} s:\n{out}\n{err}") from None
         return self.process.returncode, out, err

@@ -19,7 +19,7 @@ def candidates() -> list[Path]:
     """Interpreters on the path and in pyenv; the newest of a minor last."""
     found = []
     for folder in os.environ.get("PATH", "").split(os.pathsep):
-        found += [path for path in sorted(Path(folder or ".").glob("python3.*")) if re.fullmatch(r"3\.\d+", path.name[6:])]
+        found += [path for path in Path(folder or ".").glob("python3.*") if re.fullmatch(r"python3\.\d+", path.name)]
     pyenv = shutil.which("pyenv")
     if pyenv:
         root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=True).stdout.strip()
@@ -43,14 +43,18 @@ def minor(python: Path) -> tuple[int, int] | None:
 
 
 def smoke(python: Path, version: tuple[int, int]) -> None:
-    place = ROOT / ".venvs" / f"{version[0]}.{version[1]}"
+    place = ROOT / ".venvs" / f"smoke-{version[0]}.{version[1]}"
     inner = place / "bin" / "python"
     if not inner.exists():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([python, "-m", "venv", place], check=True)
-    pip = [inner, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    subprocess.run([*pip, ROOT], check=True)
+    pip = [inner, "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
     with tempfile.TemporaryDirectory() as elsewhere:
+        source = Path(elsewhere, "source")  # building leaves traces
+        shutil.copytree(ROOT / "batchexec", source / "batchexec", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        subprocess.run([*pip, source], check=True)
         subprocess.run([inner, "-I", ROOT / "tests" / "smoke.py"], check=True, cwd=elsewhere, timeout=120)
 
 

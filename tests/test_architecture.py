@@ -34,7 +34,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "_report": (set(), set()),
     "_wire": (set(), {"cloudpickle", "numpy"}),
     "_worker": ({"_wire"}, {"cloudpickle"}),
-    "_cli": ({*COMMON, "executor"}, {"cloudpickle", "numpy", "sklearn"}),
+    "_cli": ({*COMMON, "executor", "_engine"}, {"cloudpickle", "numpy", "sklearn"}),
     "emulator": (set(), {"aiohttp", "multidict", "yarl"}),
 }
 

@@ -338,7 +338,7 @@ def small_disk(tmp_path: Path) -> Iterator[Account]:
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     try:
-        with service(tmp_path) as account:
+        with service(root=tmp_path) as account:
             account.fixed_pool()
             yield account
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers_scripts import Script
 from helpers_service import Account, processes_of, service, until
+from helpers_venv import Interpreter
 
 SLEEPING = """
 with BatchExecutor(max_workers=2) as ex:
@@ -57,7 +58,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         ("f = BatchExecutor().submit(work.double, 4); print(f.result(20))", 0, "8\n", ""),
         # One that was made and never used has started nothing.
         ("ex = BatchExecutor(); print(sys.exc_info()[0])", 0, "None\n", ""),
-        ("threading.Thread(target=lambda: print(BatchExecutor().submit(work.double, 4).result())).start()", 0, "8\n", ""),
+        ("t = threading.Thread(target=in_thread); t.start(); t.join()", 0, "8\n", ""),
     ],
     ids=["normal", "exception", "exit", "failure", "pending", "iterated", "dropped", "unused", "thread"],
 )
@@ -96,7 +97,7 @@ print("drained")
 def test_ctrl_c_ends_all_within_seconds(run: Run, how: str) -> None:
     script = run(SLEEPING)
     script.wait_for(*FAMILY)
-    send = script.signal if how == "process" else script.signal_group
+    send = script.send if how == "process" else script.send_to_group
     began = time.monotonic()
     send(signal.SIGINT)
     code, _, err = script.end()
@@ -110,7 +111,7 @@ def test_ctrl_c_ends_all_within_seconds(run: Run, how: str) -> None:
 def test_ctrl_c_without_a_block_ends_all_too(run: Run) -> None:
     script = run("ex = BatchExecutor(max_workers=2)\nlist(ex.map(partial(work.sleep_with_family, started), range(4)))")
     script.wait_for(*FAMILY)
-    script.signal(signal.SIGINT)
+    script.send(signal.SIGINT)
     code, _, err = script.end()
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
@@ -135,7 +136,7 @@ with BatchExecutor(max_workers=2) as ex:
     futures = [ex.submit(work.sleep_with_family, started, n) for n in range(4)]
 """)
     script.wait_for(*FAMILY)
-    script.signal(signal.SIGINT)
+    script.send(signal.SIGINT)
     code, _, err = script.end()
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
@@ -171,7 +172,7 @@ with BatchExecutor(max_workers=2) as ex:
 def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> None:
     script = run(ON_AN_ACCOUNT, **as_azure(account))
     script.wait_for(*FAMILY)
-    script.signal_group(signal.SIGINT)
+    script.send_to_group(signal.SIGINT)
     code, _, err = script.end()
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
@@ -185,11 +186,11 @@ def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
     script.wait_for(*FAMILY)
     os.kill(account.ready["pid"], signal.SIGSTOP)  # it does not answer, so ending the job takes long
     try:
-        script.signal(signal.SIGINT)
+        script.send(signal.SIGINT)
         with pytest.raises(AssertionError, match="not within"):
             until(script.process.poll, lambda code: code is not None, 1.0)
         began = time.monotonic()
-        script.signal(signal.SIGINT)
+        script.send(signal.SIGINT)
         code, _, err = script.end()
     finally:
         os.kill(account.ready["pid"], signal.SIGCONT)
@@ -204,11 +205,35 @@ with BatchExecutor(max_workers=2) as ex:
     list(ex.map(partial(work.touch_and_wait_for, started), ["a", "b", "c", "d"]))
 """, **as_azure(account))
     script.wait_for("a", "b")
-    script.signal(signal.SIGKILL)
+    script.send(signal.SIGKILL)
     assert script.end()[0] == -signal.SIGKILL
     (script.started / "go").touch()
     until(lambda: set(os.listdir(script.started)), lambda names: names >= {"c", "d"})
     assert set(account.jobs().values()) == {"active"}
+
+
+# forked children
+
+
+@pytest.mark.parametrize("leaving", ["sys.exit(3)", "os._exit(3)", "raise KeyboardInterrupt"])
+def test_a_forked_child_that_ends_takes_nothing_with_it(run: Run, leaving: str) -> None:
+    script = run(f"""
+with BatchExecutor(max_workers=1) as ex:
+    future = ex.submit(work.touch_and_wait_for, started, "a")
+    while not os.path.exists(os.path.join(started, "a")):
+        time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        sys.stderr = open(os.devnull, "w")
+        {leaving}
+    assert os.waitpid(child, 0)[1] != 0
+    assert not future.done()
+    open(os.path.join(started, "go"), "w").close()
+    print(future.result(20), ex.submit(work.double, 4).result(20))
+""")
+    code, out, err = script.end()
+    assert (code, out) == (0, "None 8\n"), err
+    script.leaves_nothing()
 
 
 # sudden ends
@@ -218,7 +243,7 @@ with BatchExecutor(max_workers=2) as ex:
 def test_a_killed_client_takes_all_with_it(run: Run, number: signal.Signals) -> None:
     script = run(SLEEPING)
     script.wait_for(*FAMILY)
-    script.signal(number)
+    script.send(number)
     assert script.end()[0] == -number
     script.leaves_nothing()
 
@@ -235,9 +260,44 @@ def test_workers_started_without_the_fork_server_end_as_well(run: Run, tmp_path:
     plain.chmod(0o755)
     script = run(SLEEPING, BATCHEXEC_PYTHON=str(plain))
     script.wait_for(*FAMILY)
-    script.signal(signal.SIGKILL)
+    script.send(signal.SIGKILL)
     script.end()
     script.leaves_nothing()
+
+
+SLOW_TO_LOAD = """
+import os, time
+
+if "AZ_BATCH_NODE_ID" in os.environ:
+    open({path!r}, "w").close()
+    time.sleep(60)
+
+
+def function(x):
+    return x
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_fork_server_in_the_middle_of_its_preloading_ends_as_well(
+    run: Run, tmp_path: Path, number: signal.Signals
+) -> None:
+    worker = Interpreter(tmp_path / "venv")
+    here = tmp_path / "site-packages"  # so it counts as installed, and is not shipped
+    here.mkdir()
+    for folder in (here, worker.site_packages):
+        (folder / "slow_to_load.py").write_text(SLOW_TO_LOAD.format(path=str(tmp_path / "started" / "loading")))
+    script = run(
+        f"sys.path.append({str(here)!r})\nimport slow_to_load\n"
+        "with BatchExecutor() as ex: list(ex.map(slow_to_load.function, range(4)))",
+        BATCHEXEC_PYTHON=worker.python,
+    )
+    script.wait_for("loading")
+    began = time.monotonic()
+    script.send(number)
+    assert script.end()[0] == -number
+    script.leaves_nothing()
+    assert time.monotonic() - began < 5
 
 
 def test_a_service_that_is_killed_fails_what_is_pending(run: Run) -> None:

@@ -10,7 +10,6 @@ import time
 
 import cloudpickle
 
-from batchexec.config import BatchConfig
 from batchexec.executor import BatchExecutor
 
 
@@ -39,9 +38,9 @@ def main(argv: list[str]) -> int:
 
 
 def _compare(workers: int, where: str, small: bool) -> int:
+    executor = BatchExecutor(max_workers=workers, where=where)  # starts nothing; a mistake is told now
     from . import digits
 
-    BatchConfig.load(where=where)  # a mistake is told now, not after the plain loop
     # This module is part of batchexec, which every worker has in its own form: the loop's function travels by value,
     # as one typed into a script or notebook does.
     cloudpickle.register_pickle_by_value(digits)
@@ -60,7 +59,7 @@ def _compare(workers: int, where: str, small: bool) -> int:
     print(f"    with BatchExecutor(max_workers={workers}) as ex:")
     print("        scores = list(ex.map(score, fits))", flush=True)
     start = time.perf_counter()
-    with BatchExecutor(max_workers=workers, where=where) as ex:
+    with executor as ex:
         parallel = list(ex.map(digits.score, turns))
     seconds = time.perf_counter() - start
     print(f"    {seconds:.2f} s, from nothing started to everything cleaned up\n")

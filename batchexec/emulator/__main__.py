@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import signal
-import socket
 import sys
 import threading
 from pathlib import Path
 
+from .quotas import Quotas
 from .service import Access, Emulator, listen
 
 
@@ -23,18 +24,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the endpoints and keys as one line of JSON")
     parser.add_argument("--until-eof", action="store_true", help="end at the end-of-file of standard input")
     parser.add_argument("--root", type=Path, help="directory of the nodes and blobs; default: a temporary one")
+    parser.add_argument(
+        "--python", metavar="PATH", default=sys.executable, help="what `python` and `python3` mean on the nodes"
+    )
+    quotas = parser.add_argument_group("quotas of the account; default: none")
+    quotas.add_argument("--core-quota", type=int, metavar="N", help="cores of dedicated nodes")
+    quotas.add_argument("--spot-quota", type=int, metavar="N", help="cores of spot nodes")
+    quotas.add_argument("--pool-quota", type=int, metavar="N", help="pools")
+    quotas.add_argument("--job-quota", type=int, metavar="N", help="active jobs")
     options = parser.parse_args(argv)
+    python = shutil.which(options.python)
+    if python is None:
+        parser.error(f"--python: {options.python!r} is no program")
     batch, blobs = listen(options.port), listen(options.blob_port)
     access = Access.create(batch, blobs)
     # Before the servers are loaded: who connects now waits in the backlog, and loads its own part meanwhile.
     print(access.line() if options.json else _greeting(access), flush=True)
-    asyncio.run(_serve(batch, blobs, access, options.root, options.until_eof))
+    given = Quotas(options.core_quota, options.spot_quota, options.pool_quota, options.job_quota)
+    emulator = Emulator(batch, blobs, access, options.root, python=os.path.abspath(python), quotas=given)
+    asyncio.run(_serve(emulator, options.until_eof))
     return 0
 
 
-async def _serve(
-    batch: socket.socket, blobs: socket.socket, access: Access, root: Path | None, until_eof: bool
-) -> None:
+async def _serve(emulator: Emulator, until_eof: bool) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
@@ -44,7 +56,7 @@ async def _serve(
         threading.Thread(target=_await_eof, args=(loop, ended), daemon=True).start()
     else:
         loop.add_signal_handler(signal.SIGINT, ended.set)
-    async with Emulator(batch, blobs, access, root):
+    async with emulator:
         await ended.wait()
 
 

@@ -134,7 +134,8 @@ class AutoScaler:
         pool.autoscale_run, found = self._run(pool, pool.body["autoScaleFormula"])
         dedicated = _nodes(found.get("$TargetDedicatedNodes"), pool.target_dedicated)
         spot = _nodes(found.get("$TargetLowPriorityNodes"), pool.target_spot)
-        if (dedicated, spot) != (pool.target_dedicated, pool.target_spot) and pool.allocation_state == "steady":
+        changed = (dedicated, spot) != (pool.target_dedicated, pool.target_spot)
+        if (changed or pool.resize_errors) and pool.allocation_state == "steady":
             self._scheduler.resize(pool, dedicated, spot, str(found.get("$NodeDeallocationOption", "requeue")))
 
     def _run(self, pool: Pool, formula: str) -> tuple[Body, dict[str, float | list[float] | str]]:

@@ -39,6 +39,11 @@ _STATUS = {
     "FileNotFound": (404, "The specified file does not exist."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "UnsupportedHttpVerb": (405, "The resource does not support the specified HTTP verb."),
+    "PoolQuotaReached": (409, "The account has reached its quota of pools."),
+    "ActiveJobAndScheduleQuotaReached": (
+        409,
+        "The account has reached its quota of active jobs and job schedules.",
+    ),
     "PoolExists": (409, "The specified pool already exists."),
     "PoolBeingDeleted": (409, "The specified pool is being deleted."),
     "PoolBeingResized": (409, "The specified pool is being resized."),

@@ -1,209 +1,42 @@
-"""What runs on a node: task directories, environment, preparation tasks, and the attempts at a task."""
+"""The agent on a node: its directories and environment; start and preparation tasks, and the tasks themselves."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import shlex
 import shutil
-from collections.abc import Awaitable, Coroutine
-from datetime import datetime
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .clock import Clock, seconds_of
+from . import containers
+from .attempts import TASK_ENDED, NodeRun, PrepRun, Stopped, TaskRun
+from .clock import Clock
 from .forkserver import ForkServers
-from .processes import Ended, Launch, ProcessServer, Running
-from .resources import Downloader, ResourceFailure, failure, make_directory
+from .processes import Launch, ProcessServer, Running
+from .resources import Downloader
 from .state import Body, Job, Node, Task, settings
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TASK_ENDED = failure("usererror", "TaskEnded", "The task was ended by user request, by its job or by a time limit")
 PREP = "jobpreparation"
-
-
-class Stopped(Exception):
-    """The run was stopped before its process was there."""
-
-
-class Attempts:
-    """A command run in its directory until it succeeds, may not be retried, or is stopped.
-
-    `reason` says who stopped it: "ended" (terminate, time limit), "requeue" or "deleted".
-    """
-
-    def __init__(self, agent: NodeAgent, body: Body, root: Path, env: dict[str, str]) -> None:
-        self.agent = agent
-        self._body = body
-        self._root = root
-        self._env = env
-        self._running: Running | None = None
-        self._waiting: asyncio.Future[Any] | None = None
-        self.reason: str | None = None
-        self.retries = 0
-        self.last_retry: datetime | None = None
-        self.start_time = agent.clock.now()
-        self.exit_code: int | None = None
-        self.failure: Body | None = None
-
-    def stop(self, reason: str) -> None:
-        if self.reason is None:
-            self.reason = reason
-            if self._running is not None:
-                self._running.kill()
-            if self._waiting is not None:
-                self._waiting.cancel()
-
-    async def before_start(self, work: Awaitable[object]) -> None:
-        """Wait for what must happen before the process starts; Stopped when the run is stopped meanwhile."""
-        self._waiting = asyncio.ensure_future(work)
-        try:
-            await self._waiting
-        except asyncio.CancelledError:
-            if self.reason is None:
-                raise  # not ours: the loop is ending
-            raise Stopped from None
-        finally:
-            self._waiting = None
-
-    def retried(self) -> None:
-        """Called as each retry starts."""
-
-    async def perform(self, retry_limit: int, time_limit: str | None) -> None:
-        if self.reason is not None:
-            self.failure = TASK_ENDED
-        while self.reason is None:
-            seconds = seconds_of(time_limit) if time_limit else None
-            timer = self.agent.clock.call_later(seconds, lambda: self.stop("ended")) if seconds is not None else None
-            try:
-                again = await self._attempt()
-            finally:
-                if timer is not None:
-                    timer.cancel()
-            if not again or self.reason or not (retry_limit < 0 or self.retries < retry_limit):
-                return
-            self.retries += 1
-            self.start_time = self.last_retry = self.agent.clock.now()
-            self.retried()
-
-    async def _attempt(self) -> bool:
-        """Run the command once; True when its exit code allows a retry."""
-        self.exit_code = self.failure = None
-        try:
-            cwd = await self._prepare_directory()
-            argv = shlex.split(self._body["commandLine"])
-        except ResourceFailure as error:
-            self.failure = error.info
-            return False
-        except ValueError as error:
-            self.failure = failure("usererror", "CommandLaunchFailed", f"The command line cannot be split: {error}")
-            return False
-        except OSError as error:
-            self.failure = failure("servererror", "ResourceDirectoryCreateFailed", str(error))
-            return False
-        except Stopped:
-            self.failure = TASK_ENDED
-            return False
-        launch = Launch(argv, self._env, cwd, str(self._root / "stdout.txt"), str(self._root / "stderr.txt"))
-        ended = await self._run(launch)
-        return self._judge(ended)
-
-    async def _prepare_directory(self) -> str:
-        make_directory(self._root)
-        cwd = self._root / "wd"
-        make_directory(cwd)
-        files = self._body.get("resourceFiles")
-        if files:
-            await self.before_start(self.agent.downloader.fetch(files, cwd))
-        return str(cwd)
-
-    async def _run(self, launch: Launch) -> Ended:
-        for starter in (self.agent.forks.run, self.agent.start_program):
-            running = await starter(launch)
-            if running is None:
-                continue
-            self._running = running
-            if self.reason is not None:
-                running.kill()
-            ended = await running.ended
-            self._running = None
-            started = running.pid is not None
-            if started or ended.errno is not None or self.reason is not None:
-                return ended
-        return Ended()
-
-    def _judge(self, ended: Ended) -> bool:
-        if ended.errno is not None:
-            if ended.errno in (errno.ENOENT, errno.ENOTDIR):
-                self.failure = failure(
-                    "usererror", "CommandProgramNotFound", "The specified command program is not found"
-                )
-            else:
-                self.failure = failure("usererror", "CommandLaunchFailed", os.strerror(ended.errno))
-            return False
-        if ended.status is None:
-            self.failure = failure("servererror", "Unknown", "The process that ran the task was lost")
-            self.reason = self.reason or "requeue"  # by no fault of the task
-            return False
-        self.exit_code = ended.status if ended.status >= 0 else 128 - ended.status
-        if self.reason is not None:
-            self.failure = TASK_ENDED
-            return False
-        if self.exit_code:
-            self.failure = failure(
-                "usererror",
-                "FailureExitCode",
-                "The task exited with an exit code representing a failure",
-                Message="The task exited with an exit code representing a failure",
-            )
-        return self.exit_code != 0
-
-
-class PrepRun(Attempts):
-    """A job's preparation task on one node; `done` tells whether it succeeded."""
-
-    def __init__(self, agent: NodeAgent, job: Job, root: Path, env: dict[str, str]) -> None:
-        super().__init__(agent, job.body["jobPreparationTask"], root, env)
-        self.node_id = agent.node.id
-        self.root_directory = str(root.relative_to(agent.root))
-        self.end_time: datetime | None = None
-        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    @property
-    def bars_node(self) -> bool:
-        return self.done.done() and not self.done.result()
-
-
-class TaskRun(Attempts):
-    """A task on its node."""
-
-    def __init__(self, agent: NodeAgent, task: Task, root: Path, env: dict[str, str]) -> None:
-        super().__init__(agent, task.body, root, env)
-        self.task = task
-        self.finished: asyncio.Task[None]
-
-    def retried(self) -> None:
-        self.task.retries += 1
-        self.task.last_retry = self.last_retry
-        self.task.start_time = self.start_time
 
 
 class NodeAgent:
     """The agent on one node."""
 
-    def __init__(self, node: Node, root: Path, account: str, url: str, clock: Clock, scheduler: Scheduler) -> None:
+    def __init__(
+        self, node: Node, root: Path, account: str, url: str, path: str, clock: Clock, scheduler: Scheduler
+    ) -> None:
         self.node = node
         self.root = root
         self.clock = clock
+        self.has_containers = containers.enabled(node.pool.body)
         self._scheduler = scheduler
         for part in ("shared", "startup", "workitems", "tmp"):
             (root / part).mkdir(parents=True)
         self._env = {
-            "PATH": _PATH,
+            "PATH": path,
             "LANG": "C.UTF-8",
             "USER": "_azbatch",
             "TMPDIR": str(root / "tmp"),
@@ -229,6 +62,20 @@ class NodeAgent:
             log = self.root / "startup" / "launcher.txt"
             self._programs = asyncio.ensure_future(ProcessServer.for_programs(self._own, log))
         return (await self._programs).run(launch)
+
+    def start_up(self, body: Body) -> NodeRun:
+        """Begin the pool's start task; the scheduler hears of its end."""
+        root = self.root / "startup"
+        working = str(root / "wd")
+        own = {"HOME": working, "AZ_BATCH_TASK_DIR": str(root), "AZ_BATCH_TASK_WORKING_DIR": working}
+        run = NodeRun(self, body, root, {**self._env, **own, **settings(body.get("environmentSettings"))})
+        self._spawn(self._run_start(run, body))
+        return run
+
+    async def _run_start(self, run: NodeRun, body: Body) -> None:
+        self._scheduler.starting(self.node)
+        await run.complete(body.get("maxTaskRetryCount") or 0)
+        self._scheduler.started(self.node)
 
     def start(self, task: Task) -> TaskRun:
         """Begin a task that the scheduler placed here; the scheduler hears of its end."""
@@ -299,9 +146,7 @@ class NodeAgent:
 
     async def _run_prep(self, prep: PrepRun, body: Body) -> None:
         constraints = body.get("constraints") or {}
-        await prep.perform(constraints.get("maxTaskRetryCount") or 0, constraints.get("maxWallClockTime"))
-        prep.end_time = self.clock.now()
-        prep.done.set_result(prep.failure is None or body.get("waitForSuccess") is False)
+        await prep.complete(constraints.get("maxTaskRetryCount") or 0, constraints.get("maxWallClockTime"))
 
     async def forget(self, job: Job) -> None:
         """Drop what a deleted job left here."""
@@ -315,6 +160,8 @@ class NodeAgent:
             run.stop("requeue")
         for prep in self.node.prepared.values():
             prep.stop("ended")
+        if self.node.start_run is not None:
+            self.node.start_run.stop("ended")
         if self._programs is not None:
             await (await self._programs).stop()
         await self.forks.stop()

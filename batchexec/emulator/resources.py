@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18
 
 
-class ResourceFailure(Exception):
+class CannotStart(Exception):
     """A task cannot start: `info` is its failureInfo."""
 
     def __init__(self, code: str, message: str, **details: str) -> None:
@@ -44,16 +44,14 @@ class Downloader:
         path = file["filePath"]
         target = directory / path
         if not target.resolve().is_relative_to(directory.resolve()):
-            raise ResourceFailure(
-                "ResourceFileCreateFailed", "The file path leaves the working directory", FilePath=path
-            )
+            raise CannotStart("ResourceFileCreateFailed", "The file path leaves the working directory", FilePath=path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             await self._download(file["httpUrl"], target, path)
             target.chmod(int(file.get("fileMode") or "0770", 8))
         except OSError as error:
             code = "DiskFull" if error.errno == errno.ENOSPC else "ResourceFileWriteFailed"
-            raise ResourceFailure(code, error.strerror or str(error), FilePath=path) from error
+            raise CannotStart(code, error.strerror or str(error), FilePath=path) from error
 
     async def _download(self, url: str, target: Path, path: str) -> None:
         import aiohttp
@@ -69,7 +67,7 @@ class Downloader:
                 if reply.status != 200:
                     codes = {404: "BlobNotFound", 401: "BlobAccessDenied", 403: "BlobAccessDenied"}
                     code = codes.get(reply.status, "BlobDownloadMiscError")
-                    raise ResourceFailure(
+                    raise CannotStart(
                         code,
                         "A resource file could not be downloaded",
                         **details,
@@ -79,9 +77,9 @@ class Downloader:
                     async for data in reply.content.iter_chunked(_CHUNK):
                         out.write(data)
         except asyncio.TimeoutError as error:
-            raise ResourceFailure("BlobDownloadTimedOut", "A download timed out", **details) from error
+            raise CannotStart("BlobDownloadTimedOut", "A download timed out", **details) from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise ResourceFailure("BlobDownloadMiscError", type(error).__name__, **details) from error
+            raise CannotStart("BlobDownloadMiscError", type(error).__name__, **details) from error
 
     async def close(self) -> None:
         if self._session is not None:

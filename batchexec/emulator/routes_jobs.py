@@ -7,9 +7,9 @@ from operator import attrgetter
 from aiohttp import web
 
 from . import schema
+from .attempts import PrepRun
 from .clock import INFINITE, iso
 from .errors import BatchError
-from .node import PrepRun
 from .scheduler import Scheduler
 from .server import Call, Operation, answer, chosen, done, listed
 from .state import Account, Body, Job
@@ -52,6 +52,7 @@ class JobRoutes:
         body = schema.without_nulls(body)
         if body["id"].lower() in self._account.jobs:
             raise BatchError("JobExists")
+        self._account.quotas.admit_job(self._account)
         job = Job(body["id"], body, self._scheduler.clock.now())
         self._account.jobs[job.id.lower()] = job
         self._scheduler.watch(job)
@@ -159,7 +160,11 @@ class JobRoutes:
         def wire(prep: PrepRun, select: frozenset[str] | None) -> Body:
             node_url = f"{call.base}/pools/{job.pool_id}/nodes/{prep.node_id}"
             body = {"poolId": job.pool_id, "nodeId": prep.node_id, "nodeUrl": node_url}
-            return chosen(select, {**body, "jobPreparationTaskExecutionInfo": prep_wire(prep, node_url)})
+            root = {
+                "taskRootDirectory": prep.root_directory,
+                "taskRootDirectoryUrl": f"{node_url}/files/{prep.root_directory}",
+            }
+            return chosen(select, {**body, "jobPreparationTaskExecutionInfo": {**root, **prep.execution()}})
 
         runs = list(job.prepared_on.values())
         order = {id(run): index for index, run in enumerate(runs, 1)}
@@ -205,24 +210,4 @@ def job_wire(job: Job, base: str) -> Body:
     if job.previous_state is not None and job.previous_state_time is not None:
         found["previousState"] = job.previous_state
         found["previousStateTransitionTime"] = iso(job.previous_state_time)
-    return found
-
-
-def prep_wire(prep: PrepRun, node_url: str) -> Body:
-    found: Body = {
-        "startTime": iso(prep.start_time),
-        "state": "completed" if prep.end_time else "running",
-        "taskRootDirectory": prep.root_directory,
-        "taskRootDirectoryUrl": f"{node_url}/files/{prep.root_directory}",
-        "retryCount": prep.retries,
-    }
-    if prep.end_time is not None:
-        found["endTime"] = iso(prep.end_time)
-        found["result"] = "success" if prep.failure is None else "failure"
-    if prep.exit_code is not None:
-        found["exitCode"] = prep.exit_code
-    if prep.failure is not None:
-        found["failureInfo"] = prep.failure
-    if prep.last_retry is not None:
-        found["lastRetryTime"] = iso(prep.last_retry)
     return found

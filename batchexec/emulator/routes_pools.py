@@ -1,10 +1,8 @@
-"""Operations on pools and nodes."""
+"""Operations on pools."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
 from aiohttp import web
 
@@ -13,9 +11,10 @@ from .autoscaler import AutoScaler
 from .clock import iso
 from .errors import BatchError, invalid
 from .odata import Getter
+from .quotas import cores_of
 from .scheduler import Scheduler
 from .server import Call, Operation, Wire, answer, chosen, done, listed
-from .state import Account, Body, Node, Pool
+from .state import Account, Body, Pool
 
 _seq = attrgetter("seq")
 _POOL_FILTERS: dict[str, Getter] = {
@@ -30,30 +29,6 @@ _POOL_FILTERS: dict[str, Getter] = {
     "enableInterNodeCommunication": lambda pool: pool.body.get("enableInterNodeCommunication", False),
     "vmSize": lambda pool: pool.body["vmSize"],
 }
-_NODE_FILTERS = {
-    "state": attrgetter("state"),
-    "stateTransitionTime": attrgetter("state_time"),
-    "lastBootTime": attrgetter("created"),
-    "allocationTime": attrgetter("created"),
-}
-_NODE_STATES = [
-    "creating",
-    "idle",
-    "offline",
-    "preempted",
-    "rebooting",
-    "reimaging",
-    "running",
-    "starting",
-    "startTaskFailed",
-    "leavingPool",
-    "unknown",
-    "unusable",
-    "waitingForStartTask",
-    "deallocated",
-    "deallocating",
-    "upgradingOS",
-]
 
 
 class PoolRoutes:
@@ -72,10 +47,6 @@ class PoolRoutes:
             "PATCH pools/*": self.patch,
             "POST pools/*/resize": self.resize,
             "POST pools/*/stopresize": self.stop_resize,
-            "GET pools/*/nodes": self.nodes,
-            "GET pools/*/nodes/*": self.node,
-            "GET nodecounts": self.node_counts,
-            "GET supportedimages": self.images,
         }
 
     def create(self, call: Call) -> web.Response:
@@ -92,6 +63,7 @@ class PoolRoutes:
             self._scaler.check(body)
             if "targetDedicatedNodes" in body or "targetLowPriorityNodes" in body:
                 raise invalid("targetDedicatedNodes", "", "not with autoscale")
+        self._account.quotas.admit_pool(self._account)
         pool = Pool(body["id"], body, self._scheduler.clock.now())
         self._account.pools[pool.id.lower()] = pool
         if scaled:
@@ -158,38 +130,8 @@ class PoolRoutes:
             raise BatchError("PoolBeingDeleted")
         return pool
 
-    def nodes(self, call: Call) -> web.Response:
-        pool = self._account.pool(call.ids[0])
-        found = call.filter(_NODE_FILTERS)
-        return listed(call, "nodes", pool.nodes.values(), found, _seq, node_wire(call))
-
-    def node(self, call: Call) -> web.Response:
-        node = self._account.pool(call.ids[0]).nodes.get(call.ids[1].lower())
-        if node is None:
-            raise BatchError("NodeNotFound")
-        return answer(node_wire(call)(node, call.select()), node)
-
-    def node_counts(self, call: Call) -> web.Response:
-        found = call.filter({"poolId": attrgetter("id")})
-
-        def wire(pool: Pool, select: frozenset[str] | None) -> Body:
-            return {"poolId": pool.id, "dedicated": _count(pool, True), "lowPriority": _count(pool, False)}
-
-        return listed(call, "poolnodecounts", self._account.pools.values(), found, _seq, wire, most=10)
-
-    def images(self, call: Call) -> web.Response:
-        names = ("nodeAgentSKUId", "osType", "verificationType")
-        found = call.filter({name: itemgetter(name) for name in names})
-        return listed(call, "supportedimages", IMAGES, found, IMAGES.index, lambda image, _: image)
-
     def _wire(self, call: Call) -> Wire[Pool]:
         return lambda pool, select: chosen(select, pool_wire(pool, call.base))
-
-
-def cores_of(vm_size: str) -> int:
-    """vCPUs as the size's name tells them: Standard_D4s_v5 has 4."""
-    match = re.match(r"(?:Standard|Basic)_[A-Za-z]+(\d+)", vm_size, re.IGNORECASE)
-    return max(1, int(match.group(1))) if match else 1
 
 
 def pool_wire(pool: Pool, base: str) -> Body:
@@ -222,53 +164,3 @@ def pool_wire(pool: Pool, base: str) -> Body:
         del found["resizeTimeout"]
         found.setdefault("autoScaleEvaluationInterval", "PT15M")
     return found
-
-
-def node_wire(call: Call) -> Wire[Node]:
-    def wire(node: Node, select: frozenset[str] | None) -> Body:
-        return chosen(
-            select,
-            {
-                "id": node.id,
-                "url": f"{call.base}/pools/{node.pool.id}/nodes/{node.id}",
-                "state": node.state,
-                "schedulingState": "enabled" if node.schedulable else "disabled",
-                "stateTransitionTime": iso(node.state_time),
-                "lastBootTime": iso(node.created),
-                "allocationTime": iso(node.created),
-                "ipAddress": "127.0.0.1",
-                "affinityId": f"TVM:{node.id}",
-                "vmSize": node.pool.body["vmSize"],
-                "totalTasksRun": node.total_run,
-                "runningTasksCount": len(node.runs),
-                "runningTaskSlotsCount": node.pool.slots - node.free,
-                "totalTasksSucceeded": node.succeeded,
-                "isDedicated": node.dedicated,
-                "nodeAgentInfo": {"version": "1.11.0", "lastUpdateTime": iso(node.created)},
-            },
-        )
-
-    return wire
-
-
-def _count(pool: Pool, dedicated: bool) -> Body:
-    states = Counter(node.state for node in pool.nodes.values() if node.dedicated is dedicated)
-    counts = {name: states[name.lower()] for name in _NODE_STATES}
-    return {**counts, "total": sum(states.values())}
-
-
-def _image(publisher: str, offer: str, sku: str, agent: str, *capabilities: str) -> Body:
-    return {
-        "nodeAgentSKUId": agent,
-        "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
-        "osType": "linux",
-        "verificationType": "verified",
-        "capabilities": list(capabilities),
-    }
-
-
-IMAGES = [
-    _image("microsoft-dsvm", "ubuntu-hpc", "2404", "batch.node.ubuntu 24.04", "DockerCompatible", "IntelMKL"),
-    _image("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04", "DockerCompatible", "IntelMKL"),
-    _image("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
-]

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from . import schema
+from . import containers, schema
 from .clock import INFINITE, iso
-from .errors import BatchError
+from .errors import BatchError, invalid
 from .node import PREP
 from .odata import Filter
 from .scheduler import Scheduler
@@ -107,9 +107,12 @@ class TaskRoutes:
                 raise BatchError(f"TaskIdSameAsJob{code}Task")
         if body.get("dependsOn") and not job.body.get("usesTaskDependencies"):
             raise BatchError("TaskDependenciesNotSpecifiedOnJob")
-        for name in ("dependsOn", "multiInstanceSettings", "containerSettings", "outputFiles"):
+        for name in ("dependsOn", "multiInstanceSettings", "outputFiles"):
             if body.get(name):
                 raise BatchError("NotImplemented", PropertyName=name)
+        pool = self._account.pools.get(job.pool_id.lower())
+        if not body.get("containerSettings") and pool is not None and containers.enabled(pool.body):
+            raise invalid("containerSettings", "", "tasks of a pool with containerConfiguration must have it")
         task = Task(body["id"], job, schema.without_nulls(body), self._scheduler.clock.now())
         self._scheduler.wake()
         return task
@@ -210,6 +213,8 @@ def _execution(task: Task, base: str) -> Body:
     for name, value in (("exitCode", task.exit_code), ("failureInfo", task.failure), ("result", task.result)):
         if value is not None:
             found[name] = value
+    if task.container:
+        found["containerInfo"] = task.container
     return found
 
 

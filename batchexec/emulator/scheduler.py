@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from . import containers
+from .attempts import TASK_ENDED, TaskRun
 from .clock import Clock, seconds_of
 from .errors import BatchError
-from .node import TASK_ENDED, NodeAgent, TaskRun
+from .node import NodeAgent
 from .state import Account, Job, Node, Pool, Task
+
+_log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Moves tasks between the queue, the nodes and their end, and jobs and pools along with them."""
+    """Moves tasks between the queue, the nodes and their end, and jobs and pools along with them.
 
-    def __init__(self, account: Account, clock: Clock, root: Path, url: str) -> None:
+    `path` is the PATH of the nodes.
+    """
+
+    def __init__(self, account: Account, clock: Clock, root: Path, url: str, path: str) -> None:
         self.account = account
         self.clock = clock
         self._root = root
         self._url = url
+        self._path = path
+        self._told_of_containers = False
         self._woken = False
         self._stopping = False
 
@@ -56,7 +66,7 @@ class Scheduler:
         packs = (pool.body.get("taskSchedulingPolicy") or {}).get("nodeFillType") == "pack"
         best: Node | None = None
         for node in pool.nodes.values():
-            if node.free < task.slots or not node.schedulable:
+            if node.free < task.slots or not node.takes_tasks:
                 continue
             prep = node.prepared.get(job)
             if prep is not None and prep.bars_node:
@@ -85,7 +95,22 @@ class Scheduler:
 
     # -- what the nodes report
 
+    def starting(self, node: Node) -> None:
+        """The start task begins; where the pool does not wait for it, tasks may run beside it."""
+        if node.state == "starting":
+            waits = (node.start_task or {}).get("waitForSuccess") is not False
+            node.move("waitingforstarttask" if waits else "idle", self.clock.now())
+            self.wake()
+
+    def started(self, node: Node) -> None:
+        """The start task is over."""
+        if node.state == "waitingforstarttask" and node.start_run is not None:
+            good = node.start_run.result == "success"
+            node.move("idle" if good else "starttaskfailed", self.clock.now())
+            self.wake()
+
     def running(self, task: Task, run: TaskRun) -> None:
+        task.container = run.container
         run.start_time = task.start_time = self.clock.now()
         task.move("running", run.start_time)
 
@@ -210,9 +235,9 @@ class Scheduler:
 
     async def _delete(self, job: Job) -> None:
         await self._stop_all(job, "deleted")
-        for pool in list(self.account.pools.values()):
-            for node in list(pool.nodes.values()):
-                await node.agent.forget(job)
+        # All nodes at one moment: pools and nodes may go while the directories do.
+        nodes = [node for pool in self.account.pools.values() for node in pool.nodes.values()]
+        await asyncio.gather(*(node.agent.forget(job) for node in nodes))
         self.account.jobs.pop(job.id.lower(), None)
 
     def disable_job(self, job: Job, option: str) -> None:
@@ -247,10 +272,14 @@ class Scheduler:
 
     async def _resize(self, pool: Pool, option: str) -> None:
         leaving: list[Node] = []
+        pool.resize_errors = []
         for dedicated, target in ((True, pool.target_dedicated), (False, pool.target_spot)):
             present = [node for node in pool.nodes.values() if node.dedicated is dedicated]
-            for _ in range(target - len(present)):
+            granted, error = self.account.quotas.grant(self.account, pool, dedicated, target - len(present))
+            for _ in range(granted):
                 self._add_node(pool, dedicated)
+            if error is not None:
+                pool.resize_errors.append(error)
             leaving += sorted(present, key=lambda node: len(node.runs))[: max(0, len(present) - target)]
         await asyncio.gather(*(self._remove_node(node, option) for node in leaving))
         if pool.allocation_state != "steady":
@@ -261,8 +290,13 @@ class Scheduler:
         now = self.clock.now()
         node = Node(node_id(dedicated), pool, dedicated, now)
         root = self._root / "nodes" / node.id
-        node.agent = NodeAgent(node, root, self.account.name, self._url, self.clock, self)
+        node.agent = NodeAgent(node, root, self.account.name, self._url, self._path, self.clock, self)
         pool.nodes[node.id] = node
+        if node.start_task is not None:
+            node.start_run = node.agent.start_up(node.start_task)
+        if node.agent.has_containers and not self._told_of_containers:
+            self._told_of_containers = True
+            _log.warning("pool %s: %s", pool.id, containers.NOTICE)
 
     async def _remove_node(self, node: Node, option: str) -> None:
         """Take a node out: its tasks go back to the queue, end, or are awaited first."""

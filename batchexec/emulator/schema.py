@@ -137,11 +137,59 @@ def resource_file(name: str, value: object) -> None:
         raise invalid("fileMode", mode, "an octal mode is expected")
 
 
+CONTAINER = Shape(
+    {"imageName": nonempty},
+    {
+        "containerRunOptions": text,
+        "registry": anything,
+        "workingDirectory": one_of("taskWorkingDirectory", "containerImageDefault"),
+        "containerHostBatchBindMounts": anything,
+    },
+)
+_COMMAND: dict[str, Check] = {
+    "containerSettings": CONTAINER,
+    "resourceFiles": listing(resource_file),
+    "environmentSettings": listing(SETTING),
+    "userIdentity": anything,
+}
+
+
+class Command(Shape):
+    """What runs a command line, which may be empty only in a container: the image's own is meant then."""
+
+    def __init__(self, required: dict[str, Check], optional: dict[str, Check]) -> None:
+        super().__init__({**required, "commandLine": text}, {**_COMMAND, **optional})
+
+    def check(self, body: Body) -> None:
+        super().check(body)
+        if not body.get("containerSettings"):
+            nonempty("commandLine", body["commandLine"])
+
+
+START = Command({}, {"maxTaskRetryCount": number(-1, _MANY), "waitForSuccess": flag})
+VIRTUAL_MACHINES = Shape(
+    {"imageReference": anything, "nodeAgentSKUId": nonempty},
+    {
+        "windowsConfiguration": anything,
+        "dataDisks": anything,
+        "licenseType": text,
+        "containerConfiguration": Shape(
+            {"type": one_of("dockerCompatible", "criCompatible")},
+            {"containerImageNames": listing(nonempty), "containerRegistries": anything},
+        ),
+        "diskEncryptionConfiguration": anything,
+        "nodePlacementConfiguration": anything,
+        "extensions": anything,
+        "osDisk": anything,
+        "securityProfile": anything,
+        "serviceArtifactReference": anything,
+    },
+)
 POOL = Shape(
     {"id": identifier, "vmSize": nonempty},
     {
         "displayName": text,
-        "virtualMachineConfiguration": anything,
+        "virtualMachineConfiguration": VIRTUAL_MACHINES,
         "resizeTimeout": duration,
         "targetDedicatedNodes": number(0, _MANY),
         "targetLowPriorityNodes": number(0, _MANY),
@@ -150,7 +198,7 @@ POOL = Shape(
         "autoScaleEvaluationInterval": duration,
         "enableInterNodeCommunication": flag,
         "networkConfiguration": anything,
-        "startTask": anything,
+        "startTask": START,
         "applicationPackageReferences": anything,
         "taskSlotsPerNode": number(1, 256),
         "taskSchedulingPolicy": Shape(
@@ -180,16 +228,12 @@ RESIZE = Shape(
 AUTOSCALE = Shape({}, {"autoScaleFormula": text, "autoScaleEvaluationInterval": duration})
 EVALUATE = Shape({"autoScaleFormula": text}, {})
 
-PREPARATION = Shape(
-    {"commandLine": nonempty},
+PREPARATION = Command(
+    {},
     {
         "id": identifier,
-        "containerSettings": anything,
-        "resourceFiles": listing(resource_file),
-        "environmentSettings": listing(SETTING),
         "constraints": TASK_CONSTRAINTS,
         "waitForSuccess": flag,
-        "userIdentity": anything,
         "rerunOnNodeRebootAfterSuccess": flag,
     },
 )
@@ -222,19 +266,15 @@ JOB_CHANGEABLE = (*_JOB_UPDATE, "poolInfo")
 DISABLE = Shape({"disableTasks": one_of("requeue", "terminate", "wait")}, {})
 TERMINATE = Shape({}, {"terminateReason": text})
 
-TASK = Shape(
-    {"id": identifier, "commandLine": nonempty},
+TASK = Command(
+    {"id": identifier},
     {
         "displayName": text,
         "exitConditions": anything,
-        "containerSettings": anything,
-        "resourceFiles": listing(resource_file),
         "outputFiles": anything,
-        "environmentSettings": listing(SETTING),
         "affinityInfo": anything,
         "constraints": TASK_CONSTRAINTS,
         "requiredSlots": number(1, 256),
-        "userIdentity": anything,
         "multiInstanceSettings": anything,
         "dependsOn": anything,
         "applicationPackageReferences": anything,

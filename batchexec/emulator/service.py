@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from .clock import Clock
+    from .quotas import Quotas
     from .scheduler import Scheduler
 
 HOST = "127.0.0.1"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def listen(port: int) -> socket.socket:
@@ -63,7 +67,10 @@ class Access:
 
 
 class Emulator:
-    """Serves on two listening sockets, from `start` to `stop`; usable as an asynchronous context."""
+    """Serves on two listening sockets, from `start` to `stop`; usable as an asynchronous context.
+
+    `python` is what `python` and `python3` mean on the nodes; by default the interpreter that runs this.
+    """
 
     def __init__(
         self,
@@ -72,11 +79,15 @@ class Emulator:
         access: Access,
         root: Path | None = None,
         clock: Clock | None = None,
+        python: str = sys.executable,
+        quotas: Quotas | None = None,
     ) -> None:
         self._sockets = batch, blobs
         self.access = access
         self._given_root = root
         self._clock = clock
+        self._python = python
+        self._quotas = quotas
         self._runners: list[web.BaseRunner] = []
         self.scheduler: Scheduler
 
@@ -93,8 +104,10 @@ class Emulator:
         from .autoscaler import AutoScaler
         from .clock import Clock
         from .keys import SharedKey
+        from .quotas import Quotas
         from .routes_files import FileRoutes
         from .routes_jobs import JobRoutes
+        from .routes_nodes import NodeRoutes
         from .routes_pools import PoolRoutes
         from .routes_tasks import TaskRoutes
         from .scheduler import Scheduler
@@ -104,12 +117,14 @@ class Emulator:
         access, clock = self.access, self._clock or Clock()
         root = self._given_root or Path(tempfile.mkdtemp(prefix="batchexec-emulator-"))
         self._root = root
-        account = Account(access.account)
-        self.scheduler = scheduler = Scheduler(account, clock, root, access.batch_endpoint)
+        account = Account(access.account, self._quotas or Quotas())
+        path = f"{_interpreters(root / 'bin', self._python)}{os.pathsep}{_PATH}"
+        self.scheduler = scheduler = Scheduler(account, clock, root, access.batch_endpoint, path)
         batch = BatchServer(SharedKey(access.account, access.batch_key), clock)
         scaler = AutoScaler(account, scheduler)
         batch.add(scaler.operations())
         batch.add(PoolRoutes(account, scheduler, scaler).operations())
+        batch.add(NodeRoutes(account).operations())
         for routes in (JobRoutes, TaskRoutes, FileRoutes):
             batch.add(routes(account, scheduler).operations())
 
@@ -139,3 +154,14 @@ class Emulator:
             await runner.cleanup()
         if self._given_root is None:
             await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
+
+
+def _interpreters(directory: Path, python: str) -> Path:
+    """Make the directory in which `python` and `python3` are this interpreter."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("python", "python3"):
+        program = directory / name
+        # Not a symbolic link: behind one, the interpreter of a virtual environment forgets its environment.
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n')
+        program.chmod(0o755)
+    return directory

@@ -12,7 +12,9 @@ from .clock import Timer
 from .errors import BatchError
 
 if TYPE_CHECKING:
-    from .node import NodeAgent, PrepRun, TaskRun
+    from .attempts import NodeRun, PrepRun, TaskRun
+    from .node import NodeAgent
+    from .quotas import Quotas
 
 Body = dict[str, Any]
 _serial = itertools.count(1)
@@ -61,7 +63,7 @@ class Resource:
 
 
 class Node(Resource):
-    """A machine of a pool: `free` slots, the tasks on it, and the outcome of each job's preparation task."""
+    """A machine of a pool: `free` slots, the tasks on it, the runs of its start and the jobs' preparation tasks."""
 
     __slots__ = (
         "agent",
@@ -71,12 +73,16 @@ class Node(Resource):
         "prepared",
         "runs",
         "schedulable",
+        "start_run",
+        "start_task",
         "succeeded",
         "total_run",
     )
 
     def __init__(self, id: str, pool: Pool, dedicated: bool, now: datetime) -> None:
-        super().__init__(id, {}, "idle", now)
+        self.start_task: Body | None = pool.body.get("startTask")
+        super().__init__(id, {}, "starting" if self.start_task else "idle", now)
+        self.start_run: NodeRun | None = None
         self.pool = pool
         self.dedicated = dedicated
         self.free = pool.slots
@@ -86,6 +92,10 @@ class Node(Resource):
         self.total_run = 0
         self.succeeded = 0
         self.agent: NodeAgent
+
+    @property
+    def takes_tasks(self) -> bool:
+        return self.schedulable and self.state in ("idle", "running")
 
     def take(self, task: Task, run: TaskRun, now: datetime) -> None:
         self.free -= task.slots
@@ -124,6 +134,10 @@ class Pool(Resource):
         self.resize_errors: list[Body] = []
         self.autoscale_run: Body | None = None
 
+    @property
+    def vm_size(self) -> str:
+        return str(self.body["vmSize"])
+
     def allocate(self, state: str, now: datetime) -> None:
         self.allocation_state, self.allocation_time = state, now
 
@@ -133,6 +147,7 @@ class Pool(Resource):
 
 class Task(Resource):
     __slots__ = (
+        "container",
         "end_time",
         "exit_code",
         "failure",
@@ -170,6 +185,7 @@ class Task(Resource):
         self.end_time: datetime | None = None
         self.exit_code: int | None = None
         self.failure: Body | None = None
+        self.container: Body = {}
         self.result: str | None = None
 
     def move(self, state: str, now: datetime) -> None:
@@ -248,6 +264,11 @@ class Job(Resource):
         return self.counts["running"] + self.counts["preparing"]
 
     @property
+    def takes_quota(self) -> bool:
+        """Whether it counts as an active job of the account; one that was active does until it is gone."""
+        return "completed" not in (self.state, self.previous_state if self.state == "deleting" else None)
+
+    @property
     def room(self) -> bool:
         """Whether maxParallelTasks allows one more task to start."""
         limit = int(self.body.get("maxParallelTasks", -1))
@@ -285,8 +306,9 @@ class Job(Resource):
 class Account:
     """All pools and jobs, by lower-cased id; `work` keeps the tasks of the loop alive until they are done."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, quotas: Quotas) -> None:
         self.name = name
+        self.quotas = quotas
         self.pools: dict[str, Pool] = {}
         self.jobs: dict[str, Job] = {}
         self.work: set[asyncio.Task[None]] = set()

@@ -30,7 +30,7 @@ def _module(name):
 util, executor, shutdown = _module("util"), _module("executor"), _module("test_shutdown")
 process_pool, init = _module("test_process_pool"), _module("test_init")
 waiting, as_completed = _module("test_wait"), _module("test_as_completed")
-setUpModule = getattr(util, "setup_module", None) or util.setUpModule  # noqa: N816 - unittest's name
+setUpModule = getattr(util, "setup_module", None) or util.setUpModule
 
 
 class BatchMixin(util.ExecutorMixin):
@@ -146,7 +146,8 @@ def _adapt_scripts():
     run = shutdown.assert_python_ok
 
     def assert_python_ok(*args, **env):
-        source = re.sub(r"from concurrent\.futures import (\w+)", r"from batchexec import BatchExecutor as \1", args[-1])
+        ours = r"from batchexec import BatchExecutor as \1"
+        source = re.sub(r"from concurrent\.futures import (\w+)", ours, args[-1])
         return run(*args[:-1], source, **env)
 
     shutdown.assert_python_ok = assert_python_ok
@@ -180,15 +181,15 @@ class Report(unittest.TextTestResult):
         self.passed = []
         self.took = {}
 
-    def startTest(self, test):  # noqa: N802 - unittest's name
+    def startTest(self, test):
         self._began = time.monotonic()
         super().startTest(test)
 
-    def stopTest(self, test):  # noqa: N802
+    def stopTest(self, test):
         self.took[_name(test)] = round(time.monotonic() - self._began, 2)
         super().stopTest(test)
 
-    def addSuccess(self, test):  # noqa: N802
+    def addSuccess(self, test):
         self.passed.append(_name(test))
         super().addSuccess(test)
 

@@ -1,4 +1,4 @@
-"""Interpreters on this machine that carry CPython's own test package, and a virtual environment of each for batchexec."""
+"""Interpreters here that carry CPython's own test package, and a virtual environment of each for batchexec."""
 
 from __future__ import annotations
 

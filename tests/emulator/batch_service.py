@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
+from azure.storage.blob import BlobServiceClient, generate_blob_sas
 
 IMAGE = models.VirtualMachineConfiguration(
     image_reference=models.BatchVmImageReference(
@@ -36,11 +38,13 @@ class Service:
         self.count += 1
         options = models.BatchPoolCreateOptions(
             id=id or f"pool{self.count}",
-            vm_size="Standard_D4s_v5",
-            virtual_machine_configuration=IMAGE,
-            target_dedicated_nodes=nodes,
-            task_slots_per_node=slots,
-            **more,
+            **{
+                "vm_size": "Standard_D4s_v5",
+                "virtual_machine_configuration": IMAGE,
+                "target_dedicated_nodes": nodes,
+                "task_slots_per_node": slots,
+                **more,
+            },
         )
         self.client.create_pool(options)
         return options.id
@@ -72,6 +76,22 @@ class Service:
     def output(self, job: str, id: str = "t", name: str = "stdout.txt") -> str:
         return b"".join(self.client.download_task_file(job, id, name)).decode()
 
+    def absent_blob(self) -> str:
+        """A signed address, good for a blob that is not there (404, not 403)."""
+        self.count += 1
+        name, expiry = f"container{self.count}", datetime.now(timezone.utc) + timedelta(hours=1)
+        storage = BlobServiceClient.from_connection_string(self.info["connection_string"])
+        with storage, storage.create_container(name) as container:
+            sas = generate_blob_sas(
+                self.info["storage_account"],
+                name,
+                "gone",
+                account_key=self.info["storage_key"],
+                permission="r",
+                expiry=expiry,
+            )
+            return f"{container.url}/gone?{sas}"
+
     @staticmethod
     def until(look: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 10) -> Any:
         end = time.monotonic() + seconds
@@ -82,11 +102,14 @@ class Service:
 
 
 @contextmanager
-def emulator(root: Path | None) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+def emulator(
+    root: Path | None, *options: str, stderr: IO[bytes] | None = None
+) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
     """An emulator as a child process, ended by the end-of-file of its standard input."""
     command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof"]
     command += ["--root", str(root)] if root else []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    command += options
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
         assert process.stdin
         assert process.stdout
         info = json.loads(process.stdout.readline())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.batch import models
+from azure.batch.aio import BatchClient as AsyncBatchClient
+from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import Service, refused, service
+
+from batchexec.emulator.service import Access, Emulator, listen
 
 __all__ = ["service"]
 
@@ -56,6 +61,30 @@ def test_a_failed_preparation_bars_the_node_and_the_tasks_wait(service: Service,
     )[0].job_preparation_task_execution_info
     assert (status.result, status.exit_code, status.retry_count) == ("failure", 4, 2)
     assert status.failure_info.code == "FailureExitCode"
+    service.until(lambda: service.client.get_task(job, "t"), lambda task: task.state == "active")
+    assert service.run(service.job(pool), "true").execution_info.result == "success"
+
+
+def test_a_preparation_whose_file_is_not_there_bars_the_node_and_says_so(service: Service, pool: str) -> None:
+    url = service.absent_blob()
+    file = models.ResourceFile(http_url=url, file_path="worker.pyz")
+    task = models.BatchJobPreparationTask(
+        command_line="true",
+        resource_files=[file],
+        constraints=models.BatchTaskConstraints(max_task_retry_count=3),
+    )
+    job = service.job(pool, job_preparation_task=task)
+    service.task(job, "true")
+    status = service.until(
+        lambda: list(service.client.list_job_preparation_and_release_task_status(job)),
+        lambda found: found and found[0].job_preparation_task_execution_info.state == "completed",
+    )[0].job_preparation_task_execution_info
+    assert (status.result, status.exit_code, status.retry_count) == ("failure", None, 0)
+    assert (status.failure_info.category, status.failure_info.code) == ("usererror", "BlobNotFound")
+    details = {detail.name: detail.value for detail in status.failure_info.details}
+    address, _, secret = url.partition("?")
+    assert (details["FilePath"], details["BlobSource"]) == ("worker.pyz", address)
+    assert secret not in str(details)
     service.until(lambda: service.client.get_task(job, "t"), lambda task: task.state == "active")
     assert service.run(service.job(pool), "true").execution_info.result == "success"
 
@@ -131,6 +160,35 @@ def test_a_deleted_job_is_gone_with_its_processes_and_files(service: Service, po
     with refused("JobNotFound", 404):
         service.client.get_job(job)
     assert not directory.exists()
+
+
+def test_a_job_can_be_deleted_while_its_nodes_and_other_pools_go(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        batch, blobs = listen(0), listen(0)
+        access = Access.create(batch, blobs)
+        credential = AzureNamedKeyCredential(access.account, access.batch_key)
+        async with (
+            Emulator(batch, blobs, access, tmp_path) as emulator,
+            AsyncBatchClient(access.batch_endpoint, credential) as client,
+        ):
+            for name in ("p", "q", "r"):
+                pool: Any = {"id": name, "vmSize": "Standard_D4s_v5", "targetDedicatedNodes": 4}
+                await client.create_pool(pool)
+            job: Any = {"id": "j", "poolInfo": {"poolId": "p"}}
+            await client.create_job(job)
+            tasks: Any = {"value": [{"id": f"t{i}", "commandLine": "true"} for i in range(4)]}
+            await client.create_task_collection("j", tasks)
+            while (await client.get_job_task_counts("j")).task_counts.completed < 4:
+                pass
+            account = emulator.scheduler.account
+            emulator.scheduler.delete_job(account.job("j"))
+            for pool in list(account.pools.values()):
+                emulator.scheduler.delete_pool(pool)
+            while account.work:
+                await asyncio.gather(*account.work)
+            assert (account.jobs, account.pools) == ({}, {})
+
+    asyncio.run(scenario())
 
 
 def test_a_disabled_job_starts_nothing_until_it_is_enabled(service: Service, pool: str) -> None:

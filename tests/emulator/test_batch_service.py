@@ -77,7 +77,8 @@ def test_the_environment_is_the_nodes_not_the_clients(
     setting = models.EnvironmentSetting(name="B", value="task")
     service.run(job, "env", environment_settings=[setting])
     env = dict(line.split("=", 1) for line in service.output(job).splitlines())
-    assert env["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert env["PATH"] == f"{service.root}/bin:{system}", "python and python3 are the service's own"
     assert (env["A"], env["B"]) == ("job", "task")
     assert env["HOME"] == env["AZ_BATCH_TASK_WORKING_DIR"] == env["AZ_BATCH_TASK_DIR"] + "/wd"
     assert (env["AZ_BATCH_POOL_ID"], env["AZ_BATCH_JOB_ID"], env["AZ_BATCH_TASK_ID"]) == (pool, job, "t")
@@ -333,7 +334,7 @@ def test_what_the_emulator_does_not_do_it_says(service: Service, pool: str) -> N
     task = models.BatchTaskCreateOptions(
         id="t",
         command_line="true",
-        container_settings=models.BatchTaskContainerSettings(image_name="python"),
+        multi_instance_settings=models.MultiInstanceSettings(coordination_command_line="true"),
     )
     with refused("NotImplemented", 501):
         service.client.create_task(service.job(pool), task)

@@ -1,0 +1,106 @@
+"""Executors to test: the standard thread pool as the control, ours on the local service."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchexec import BatchExecutor
+
+_ACCOUNTS = ("AZURE_", "BATCH_", "STORAGE_", "BATCHEXEC_")
+KINDS: dict[str, Callable[..., Executor]] = {"threads": ThreadPoolExecutor, "batch": BatchExecutor}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_account() -> Iterator[None]:
+    """Nothing configured: the work runs on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_ACCOUNTS):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared(kind: str, no_account: None) -> Iterator[Executor]:
+    """One executor of each kind with two workers, for tests that leave it as it was."""
+    with KINDS[kind](max_workers=2) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="session")
+def batch(no_account: None) -> Iterator[BatchExecutor]:
+    """One of ours with two workers, for tests of what only ours has."""
+    with BatchExecutor(max_workers=2, echo=False) as executor:
+        yield executor
+
+
+@pytest.fixture
+def make(kind: str) -> Iterator[Callable[..., Executor]]:
+    """Makes executors of one kind, which are shut down when the test is over."""
+    made: list[Executor] = []
+
+    def make(**fields: Any) -> Executor:
+        made.append(KINDS[kind](**{"max_workers": 2, **fields}))
+        return made[-1]
+
+    yield make
+    while made:
+        made.pop().shutdown()
+
+
+class Gate:
+    """A file that calls in other processes wait for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def open(self) -> None:
+        Path(self.path).touch()
+
+    @contextlib.contextmanager
+    def opened_at_the_end(self) -> Iterator[None]:
+        """For a block after which an executor waits for its calls."""
+        try:
+            yield
+        finally:
+            self.open()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Closed at first; opened at the end at the latest, so that a failed test leaves no call waiting."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    """A file in which calls leave notes (see lines_of)."""
+    return str(tmp_path / "log")
+
+
+def lines_of(log: str) -> list[str]:
+    path = Path(log)
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def eventually(condition: Callable[[], object], limit: float = 20.0) -> None:
+    """Wait for what another thread or process is about to do."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)

@@ -1,0 +1,70 @@
+"""The command: finding its subcommands, the demo, the emulator."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchexec import _cli
+
+
+def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "batchexec._cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, input=given, timeout=100)
+
+
+def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^  {name} ", shown, re.MULTILINE) for name in _cli.COMMANDS)
+
+
+def test_an_unknown_command_is_refused_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["demmo"])
+    assert end.value.code == 2
+    assert "unknown command 'demmo': did you mean 'demo'?" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in _cli.COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            _cli.main([name, "--help"])
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: batchexec {name}")
+
+
+def test_a_mistake_of_configuration_is_one_line_not_a_traceback() -> None:
+    done = run("demo", "--small", "--where", "azure")
+    assert done.returncode == 1
+    assert "batchexec demo: ConfigError: no account is configured" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_gets_the_scores_of_the_plain_loop_and_says_what_it_took() -> None:
+    done = run("demo", "--small", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "20 fits of an SVM to 1,797 handwritten digits" in done.stdout
+    assert re.search(r"time: +\d+\.\d\d times as fast", done.stdout)
+    assert re.search(r"scores: +all equal, bit for bit", done.stdout)
+    assert re.search(r"work: +\d+ chunks, one task each, on 1 node with 2 slots \(local\)", done.stdout)
+    assert re.search(r"requests: [1-9]\d* to Batch and Blob storage", done.stdout)
+    assert re.search(r"logs: +http://127\.0\.0\.1:", done.stdout)
+
+
+def test_the_demo_without_scikit_learn_says_what_to_install() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; from batchexec._cli import main; sys.exit(main(['demo']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == 'The demo needs scikit-learn: pip install "batchexec[demo]"\n'
+
+
+def test_the_emulator_is_a_command_of_its_own(tmp_path: Path) -> None:
+    done = run("emulator", "--json", "--until-eof", "--root", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["batch_endpoint"].startswith("http://127.0.0.1:")

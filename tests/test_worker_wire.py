@@ -1,0 +1,282 @@
+"""What client and worker say to each other is signed, or hashed by what is signed; secrets stay where they belong."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import helpers_work as work
+import pytest
+from azure.batch import models
+from helpers_service import Account, scrubbed, service, until
+
+from batchexec import BatchExecutor
+from batchexec._engine import command, workerzip
+from batchexec._wire import envelope, names
+from batchexec.errors import TamperedError
+
+KEY = bytes(range(32))
+ABOUT = envelope.context("result", "job", 3, 0)
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in set(os.environ) - set(scrubbed()):
+        monkeypatch.delenv(name)
+
+
+# envelopes
+
+
+def test_an_envelope_gives_back_header_and_frames() -> None:
+    sealed = envelope.seal(KEY, ABOUT, {"node": "n"}, [b"one", b"", bytearray(b"three")])
+    header, frames = envelope.unseal(KEY, ABOUT, sealed)
+    assert header["node"] == "n"
+    assert [bytes(frame) for frame in frames] == [b"one", b"", b"three"]
+
+
+def test_an_envelope_changed_in_any_byte_is_refused() -> None:
+    sealed = envelope.seal(KEY, ABOUT, {"node": "n"}, [b"frame"])
+    for place in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        with pytest.raises(envelope.BadEnvelope):
+            envelope.unseal(KEY, ABOUT, bytes(changed))
+
+
+def test_an_envelope_cut_or_lengthened_is_refused() -> None:
+    sealed = envelope.seal(KEY, ABOUT, {}, [b"frame"])
+    for wrong in (*(sealed[:length] for length in range(len(sealed))), sealed + b"\0"):
+        with pytest.raises(envelope.BadEnvelope):
+            envelope.unseal(KEY, ABOUT, wrong)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        envelope.context("chunk", "job", 3, 0),
+        envelope.context("result", "job2", 3, 0),
+        envelope.context("result", "job", 4, 0),
+        envelope.context("result", "job", 3, 1),
+    ],
+    ids=["kind", "job", "chunk", "generation"],
+)
+def test_an_envelope_in_the_place_of_another_is_refused(other: bytes) -> None:
+    sealed = envelope.seal(KEY, ABOUT, {}, [b"frame"])
+    with pytest.raises(envelope.BadEnvelope):
+        envelope.unseal(KEY, other, sealed)
+    with pytest.raises(envelope.BadEnvelope):
+        envelope.unseal(KEY[::-1], ABOUT, sealed)
+
+
+# worker.pyz
+
+
+def test_the_same_installation_builds_the_same_worker() -> None:
+    digest, data = workerzip.build()
+    assert envelope.sha256(data) == digest
+    script = "from batchexec._engine import workerzip; print(workerzip.build()[0])"
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert again.stdout.strip() == digest
+
+
+def test_the_worker_holds_no_azure_sdk_and_is_small() -> None:
+    _, data = workerzip.build()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        rooms = {name.split("/")[1] for name in archive.namelist() if name.count("/") > 1}
+    assert tops == {"batchexec", "cloudpickle"}
+    assert rooms == {"_wire", "_worker"}
+    assert len(data) < 300_000
+
+
+def test_a_worker_that_was_changed_is_not_run(tmp_path: Path) -> None:
+    digest, _ = workerzip.build()
+    trace = tmp_path / "trace"
+    (tmp_path / names.WORKER_FILE).write_bytes(worker_that_leaves(trace))
+    line = command.worker_command(sys.executable, digest)
+    env = scrubbed(AZ_BATCH_JOB_PREP_WORKING_DIR=str(tmp_path))
+    ended = subprocess.run(shlex.split(line), env=env, capture_output=True, text=True)
+    assert ended.returncode == names.EXIT_TAMPERED
+    assert "worker.pyz was changed" in ended.stderr
+    assert not trace.exists()
+
+
+def worker_that_leaves(trace: Path) -> bytes:
+    """A zipapp in the worker's place that leaves a trace as soon as anything of it is imported."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for module in ("batchexec/__init__", "batchexec/_worker/__init__", "batchexec/_worker/main"):
+            archive.writestr(f"{module}.py", f"open({str(trace)!r}, 'w').close()\n")
+    return file.getvalue()
+
+
+# storage that someone else writes to
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[Account]:
+    with service() as account:
+        account.fixed_pool("narrow", slots=1)
+        yield account
+
+
+@contextmanager
+def node_held(account: Account, folder: Path) -> Iterator[None]:
+    """A block in which the pool's only slot is taken, so that tasks wait. It is free afterwards."""
+    pool = models.BatchPoolInfo(pool_id="narrow")
+    job = f"holder-{folder.name}"
+    account.batch.create_job(models.BatchJobCreateOptions(id=job, pool_info=pool))
+    wait = f"/bin/sh -c 'touch {folder}/held; until [ -e {folder}/free ]; do sleep 0.01; done'"
+    account.batch.create_task(job, models.BatchTaskCreateOptions(id="t", command_line=wait))
+    until((folder / "held").exists)
+    try:
+        yield
+    finally:
+        (folder / "free").touch()
+
+
+Tamper = Callable[[Any, Path], None]
+
+
+def change(container: Any, prefix: str, edit: Callable[[bytes], bytes]) -> None:
+    blobs = [name for name in container.list_blob_names() if name.startswith(prefix)]
+    assert blobs, f"nothing at {prefix}"
+    for name in blobs:
+        client = container.get_blob_client(name)
+        client.upload_blob(edit(client.download_blob().readall()), overwrite=True)
+
+
+def flipped_at_end(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def replace_worker(container: Any, trace: Path) -> None:
+    change(container, "worker/", lambda _: worker_that_leaves(trace))
+
+
+def change_arguments(container: Any, trace: Path) -> None:
+    change(container, "in/", flipped_at_end)
+
+
+def change_callable(container: Any, trace: Path) -> None:
+    change(container, "code/", flipped_at_end)
+
+
+def change_modules(container: Any, trace: Path) -> None:
+    change(container, "source/", flipped_at_end)
+
+
+def change_buffer(container: Any, trace: Path) -> None:
+    change(container, "data/", flipped_at_end)
+
+
+def forge_result(container: Any, trace: Path) -> None:
+    forged = envelope.seal(KEY, ABOUT, {"outcomes": [{"n": 1}]}, [b"I do not matter"])
+    container.upload_blob(names.result_blob(0, 0), forged)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        change_arguments,
+        change_callable,
+        change_modules,
+        change_buffer,
+        forge_result,
+        pytest.param(replace_worker, marks=pytest.mark.slow),  # no result tells of it, so it is seen late
+    ],
+)
+def test_what_was_changed_in_storage_is_neither_run_nor_used(
+    account: Account, tmp_path: Path, tamper: Tamper
+) -> None:
+    trace = tmp_path / "trace"
+    padding = "x" * 5000  # larger than what travels within each chunk
+
+    def leave_trace(large: Any) -> str:
+        work.double(1)
+        open(trace, "w").close()
+        return padding
+
+    with BatchExecutor(**account.settings, pool_id="narrow", retries=0) as executor:
+        with node_held(account, tmp_path):
+            future = executor.submit(leave_trace, memory(1 << 20))
+            task = until(lambda: list(all_tasks(account)))
+            assert [found.state for found in task] == ["active"]
+            tamper(account.only_container(), trace)
+        error = future.exception(30)
+    assert isinstance(error, TamperedError)
+    assert error.job_id
+    assert error.task_id == future.task_id
+    assert not trace.exists()
+    for name in account.containers():  # logs of failed chunks stay
+        account.blobs.delete_container(name)
+
+
+def all_tasks(account: Account) -> Iterator[models.BatchTask]:
+    for job in account.jobs():
+        if not job.startswith("holder"):
+            yield from account.batch.list_tasks(job)
+
+
+def memory(size: int) -> Any:
+    """Bytes that travel as a buffer of their own."""
+    import pickle
+
+    return pickle.PickleBuffer(bytearray(size))
+
+
+def test_another_chunks_result_is_no_result(account: Account, tmp_path: Path) -> None:
+    with BatchExecutor(**account.settings, pool_id="narrow", retries=0) as executor:
+        assert executor.submit(work.double, 1).result(30) == 2
+        container = account.only_container()
+        first = container.get_blob_client(names.result_blob(0, 0)).download_blob().readall()
+        with node_held(account, tmp_path):
+            future = executor.submit(work.double, 100)
+            until(lambda: [task for task in all_tasks(account) if task.state == "active"])
+            container.upload_blob(names.result_blob(1, 0), first)
+        assert isinstance(future.exception(30), TamperedError)
+    for name in account.containers():
+        account.blobs.delete_container(name)
+
+
+# secrets
+
+
+def test_user_code_sees_no_secret(account: Account) -> None:
+    def look() -> tuple[str, str, str]:
+        arguments = b""
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                arguments += Path("/proc", entry, "cmdline").read_bytes()
+            except OSError:
+                continue  # it ended while we looked
+        initial = Path("/proc/self/environ").read_bytes() + Path("/proc", str(os.getppid()), "environ").read_bytes()
+        return repr(dict(os.environ)), repr(initial), repr(arguments)
+
+    with BatchExecutor(**account.settings, pool_id="narrow") as executor:
+        seen = executor.submit(look).result(30)
+    keys = account.ready["batch_key"], account.ready["storage_key"]
+    for text in seen:
+        for secret in (names.ENV_KEY, names.ENV_CHUNK, "sig=", *keys):
+            assert secret not in text
+    assert "AZ_BATCH_TASK_ID" in seen[0]
+    assert "batchexec.emulator" in seen[2]
+
+
+def test_secrets_stay_out_of_what_is_shown(account: Account) -> None:
+    with BatchExecutor(**account.settings, pool_id="narrow") as executor:
+        future = executor.submit(work.double, 1)
+        future.result(30)
+        shown = [repr(executor), repr(future), repr(vars(executor)), repr(executor._engine.__dict__)]
+    for text in shown:
+        assert account.ready["batch_key"] not in text
+        assert account.ready["storage_key"] not in text
