@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import sys
 import threading
 import time
 import types
@@ -15,8 +14,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._exits import exiting, interrupt, register, wait_for
+from ._inline import LocalCall, run_chunks, run_now
 from ._report.progress import Progress
-from ._wire import names, seeds
+from ._wire import names
 from .config import BatchConfig
 from .errors import BrokenBatchExecutor, InitializerError, NestedExecutorError, PayloadError
 from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
@@ -117,9 +118,9 @@ class BatchExecutor(Executor):
         """
         number, first = self._ready(1)
         seed = self._config.seed
-        future: BatchFuture[T] = BatchFuture(_Rerun(fn, args, kwargs, seed, first))
+        future: BatchFuture[T] = BatchFuture(LocalCall(fn, args, kwargs, seed, first))
         if self._inline:
-            _run_inline(future, lambda: future._call())  # type: ignore[misc]
+            run_now(future, lambda: future._call())  # type: ignore[misc]
             return future
         call = self._call(fn, future)
         if call is not None:
@@ -174,7 +175,7 @@ class BatchExecutor(Executor):
             for chunk in engine.unsettled():
                 chunk.future.cancel()
         if wait:
-            _wait_for(engine)
+            wait_for(engine)
 
     def share(self, obj: Any) -> Any:
         """A handle to pass to many calls in place of a large object: it is sent once, and read once per node.
@@ -256,7 +257,7 @@ class BatchExecutor(Executor):
                 raise self._broken
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if _exiting:
+            if exiting():
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if self._inline:
                 self._initialize_inline()
@@ -289,7 +290,7 @@ class BatchExecutor(Executor):
             )
         progress.announce(told, always=self.where == "azure")
         self._engine = Engine(config, place, progress)
-        _engines.add(self._engine)
+        register(self._engine)
         # Dropping the executor drains it, as with the standard library's.
         weakref.finalize(self, self._engine.end, "drain").atexit = False
 
@@ -347,7 +348,7 @@ class BatchExecutor(Executor):
         number, first = self._ready(len(known), len(starts))
         futures = [ChunkFuture[list[Outcome]](min(size, len(known) - start)) for start in starts]
         if self._inline:
-            return self._inline_chunks(fn, known, size, first)
+            return run_chunks(fn, known, size, self._config.seed, first)
         call = self._call(fn, futures[0])
         if call is None:
             return iter(futures[:1])
@@ -366,7 +367,7 @@ class BatchExecutor(Executor):
         while known := list(itertools.islice(items, size)):
             number, first = self._ready(len(known))
             if self._inline:
-                yield from self._inline_chunks(fn, known, len(known), first)
+                yield from run_chunks(fn, known, len(known), self._config.seed, first)
                 continue
             future = ChunkFuture[list[Outcome]](len(known))
             call = call or self._call(fn, future)
@@ -378,22 +379,6 @@ class BatchExecutor(Executor):
             offset += len(known)
             yield future
 
-    def _inline_chunks(
-        self, fn: Callable[..., Any], known: list[tuple[Any, ...]], size: int, first: int
-    ) -> Iterator[ChunkFuture[list[Outcome]]]:
-        """Chunks run here when they are asked for; an exception ends the map as anywhere."""
-        for start in range(0, len(known), size):
-            future = ChunkFuture[list[Outcome]](min(size, len(known) - start))
-            future.show_running()
-            outcomes = []
-            for index, args in enumerate(known[start : start + size], start):
-                single: ChunkFuture[Any] = ChunkFuture()
-                _run_inline(single, _Rerun(fn, args, {}, self._config.seed, first + index))
-                error = single.exception()
-                outcomes.append(Outcome(None if error else single.result(), error))
-            future.set_result(outcomes)
-            yield future
-
     def _interrupted(self) -> None:
         """Ctrl-C: end the job; results that are there stay."""
         with self._lock:
@@ -401,95 +386,4 @@ class BatchExecutor(Executor):
             engine = self._engine
         if engine is None or engine.foreign:
             return
-        if self.where == "azure" and not engine.done:
-            engine.progress.announce(_after_interrupt(engine), always=True)
-        engine.end("abandon")
-        _wait_for(engine)
-
-
-class _Rerun:
-    """A call with its seed, to be run in this process."""
-
-    __slots__ = ("_args", "_fn", "_item", "_kwargs", "_seed")
-
-    def __init__(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], seed: int | None, item: int
-    ) -> None:
-        self._fn, self._args, self._kwargs, self._seed, self._item = fn, args, kwargs, seed, item
-
-    def __call__(self) -> Any:
-        from ._engine.shared import opened
-
-        args = [opened(arg) for arg in self._args]
-        kwargs = {name: opened(value) for name, value in self._kwargs.items()}
-        with seeds.borrowed(self._seed, self._item):
-            return self._fn(*args, **kwargs)
-
-
-def _run_inline(future: ChunkFuture[Any], call: Callable[[], Any]) -> None:
-    future.show_running()
-    try:
-        value = call()
-    except Exception as error:  # noqa: BLE001 - it is the future's
-        future.set_exception(error)
-    else:
-        future.set_result(value)
-
-
-def _wait_for(engine: Engine) -> None:
-    """Until the engine is over. Ctrl-C ends its job instead; a second one leaves at once."""
-    try:
-        while not engine.join(0.2):  # bounded: on Windows nothing interrupts a join
-            engine.progress.tick()
-    except KeyboardInterrupt:
-        if engine.ending == "abandon":
-            engine.leave()
-        else:
-            engine.end("abandon")
-            _wait_for(engine)
-        raise
-
-
-def _after_interrupt(engine: Engine) -> str:
-    if engine.session is None:
-        return "interrupted"
-    job = engine.session.job_id
-    return (
-        f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes them "
-        f"to a file, `batchexec clean {job}` deletes them."
-    )
-
-
-# Engines that the interpreter waits for when it exits: those that are not over yet.
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_exiting = False
-
-
-def _wait_at_exit() -> None:
-    """As the standard library's pools: work that was submitted is done before the interpreter goes; but not when it
-    goes because of a Ctrl-C."""
-    global _exiting
-    _exiting = True
-    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    engines = [engine for engine in _engines if not engine.foreign]
-    for engine in engines:
-        engine.end("abandon" if interrupted else "drain")
-    for engine in engines:
-        if not engine.done:
-            _wait_for(engine)
-
-
-def _register_at_exit() -> None:
-    # Before concurrent.futures' own hook, which forbids new threads, and long before atexit's functions. Hooks run in
-    # reverse order, so that one has to be there when ours is registered.
-    import concurrent.futures.thread  # noqa: F401
-
-    register = getattr(threading, "_register_atexit", None)
-    if register is None:
-        import atexit
-
-        register = atexit.register
-    register(_wait_at_exit)
-
-
-_register_at_exit()
+        interrupt(engine)
