@@ -14,6 +14,7 @@ from .contenders import BATCHEXEC, FLOOR, FORKSERVER, NOOP, OWN, PROCESSES, Cont
 EXECUTORS = (BATCHEXEC, PROCESSES, FORKSERVER)
 ALL = (*EXECUTORS, FLOOR)
 _COLD_START = Path(__file__).with_name("cold_start.py")
+_SCRIPT = Path(__file__).with_name("script.py")
 _IDLE_SECONDS = 0.05  # longer than any of the contenders needs to settle down after a result
 
 
@@ -38,7 +39,7 @@ class Case:
     what: str
     contenders: tuple[str, ...]
     run: Callable[[Contender, Sizes], list[float]] | None = None
-    alone: Callable[[str], list[float]] | None = None
+    alone: Callable[[str, Sizes], list[float]] | None = None
     per: str = field(default="ms")
 
 
@@ -71,7 +72,7 @@ def round_trip(contender: Contender, sizes: Sizes) -> list[float]:
     return times
 
 
-def another_executor(name: str) -> list[float]:
+def another_executor(name: str, sizes: Sizes) -> list[float]:
     begin = time.perf_counter()
     with opened(name) as contender:
         results = contender.submit_each(NOOP, [1])
@@ -80,7 +81,7 @@ def another_executor(name: str) -> list[float]:
     return [taken]
 
 
-def cold_start(name: str) -> list[float]:
+def cold_start(name: str, sizes: Sizes) -> list[float]:
     begin = time.perf_counter()
     command = [sys.executable, str(_COLD_START), name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -92,10 +93,15 @@ def cold_start(name: str) -> list[float]:
     return [taken]
 
 
-def whole_program(name: str) -> list[float]:
+def whole_program(name: str, sizes: Sizes) -> list[float]:
     begin = time.perf_counter()
     subprocess.run([sys.executable, str(_COLD_START), name], check=True, stdout=subprocess.DEVNULL)
     return [(time.perf_counter() - begin) * 1000]
+
+
+def dispatch_script(name: str, sizes: Sizes) -> list[float]:
+    command = [sys.executable, str(_SCRIPT), name, str(sizes.chunks)]
+    return [float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)]
 
 
 CASES = (
@@ -104,6 +110,13 @@ CASES = (
     Case("dispatch-own", "the same with a function of an own module", ALL, dispatch_own, per="ms per chunk"),
     Case("map", "no-op map of 1,000 items in 100 chunks", ALL, chunked_map),
     Case("round-trip", "one no-op from idle", ALL, round_trip),
+    Case(
+        "dispatch-script",
+        "the same as a program: a function of the script itself",
+        EXECUTORS,
+        alone=dispatch_script,
+        per="ms per chunk",
+    ),
     Case("another", "a further executor in the same process: to its first result", EXECUTORS, alone=another_executor),
     Case("cold-start", "interpreter start to first result", EXECUTORS, alone=cold_start),
     Case("program", "interpreter start to the end of that program", EXECUTORS, alone=whole_program),

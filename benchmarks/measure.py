@@ -59,7 +59,7 @@ def _rounds(
             if case.run is not None:
                 rounds[name].append(case.run(warm[name], sizes))
             elif case.alone is not None:
-                rounds[name].append(case.alone(name))
+                rounds[name].append(case.alone(name, sizes))
     return {
         "what": case.what,
         "unit": case.per,

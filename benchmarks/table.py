@@ -19,12 +19,12 @@ def lines(report: Report) -> Iterator[str]:
     for name, meaning in report["contenders"].items():
         yield f"  {name:<11} {meaning}"
     yield ""
-    yield f"{'case':<14}{'contender':<12}{'median':>9}{'least':>9}{'most':>9}   {'batchexec is ... times that':<28}"
+    yield f"{'case':<6}{'contender':<12}{'median':>9}{'least':>9}{'most':>9}   {'batchexec is ... times that':<28}"
     for name, case in report["cases"].items():
         yield f"{name}: {case['what']} ({case['unit']})"
         for contender, times in case["contenders"].items():
             figures = "".join(f"{times[key]:>9.2f}" for key in ("median", "least", "most"))
-            yield f"{'':<14}{contender:<12}{figures}   {_ratio(case, contender)}".rstrip()
+            yield f"{'':<6}{contender:<12}{figures}   {_ratio(case, contender)}".rstrip()
 
 
 def _ratio(case: Report, contender: str) -> str:

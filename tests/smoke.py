@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import batchexec
-from batchexec import BatchExecutor
+from batchexec import BatchExecutor, errors
 
 
 def square(number: int) -> int:
@@ -22,6 +22,10 @@ def use_own_module(number: int) -> int:
     import smoke_own_module
 
     return smoke_own_module.double(number)
+
+
+def start_an_executor(_: int) -> None:
+    BatchExecutor()
 
 
 def check(what: str, holds: bool) -> None:
@@ -41,6 +45,8 @@ def main() -> None:
             error = ex.submit(divide, 0).exception()
             check("an exception keeps its type", type(error) is ZeroDivisionError)
             check("and tells where it was raised", "in divide" in str(error.__cause__ if error else ""))
+            nested = ex.submit(start_an_executor, 0).exception()
+            check("an executor inside a worker is refused", type(nested) is errors.NestedExecutorError)
             check("the user's own module travels", ex.submit(use_own_module, 21).result() == 42)
 
 

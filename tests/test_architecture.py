@@ -25,9 +25,12 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": ({"config", "errors", "executor", "futures"}, set()),
     "_version": (set(), set()),
     "errors": (set(), set()),
-    "config": ({"errors"}, {"tomli"}),
+    "config": ({"errors", "_settings"}, set()),
+    "_settings": ({"errors"}, {"tomli"}),
     "futures": (COMMON, set()),
-    "executor": ({*COMMON, "futures", "_engine", "_report", "_wire"}, set()),
+    "executor": ({*COMMON, "futures", "_exits", "_inline", "_engine", "_report", "_wire"}, set()),
+    "_exits": ({"_engine"}, set()),
+    "_inline": ({*COMMON, "futures", "_engine", "_wire"}, set()),
     "_engine": ({*COMMON, "futures", "_azure", "_wire", "_source", "_report"}, {"cloudpickle"}),
     "_azure": ({*COMMON, "_wire"}, {"aiohttp", "azure", "tenacity", "yarl"}),
     "_source": ({"errors"}, {"cloudpickle"}),
@@ -146,8 +149,8 @@ def test_the_command_loads_only_what_its_subcommand_needs() -> None:
     assert ours == FACE | {"batchexec._cli"}
 
 
-# Rooms that run in the client. The worker and the emulator run on nodes.
-CLIENT = ("config", "errors", "futures", "executor", "_engine", "_azure", "_source", "_report", "_wire")
+# Rooms that run in the client: the worker and the emulator run on nodes, and the command's demo needs scikit-learn.
+CLIENT = sorted(set(ROOMS) - {"_worker", "emulator", "_cli"})
 
 HIDE_POSIX = """
 import os, signal, sys

@@ -41,12 +41,6 @@ from batchexec.errors import (
 Make = Callable[..., BatchExecutor]
 
 
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in set(os.environ) - set(scrubbed()):
-        monkeypatch.delenv(name)
-
-
 @pytest.fixture(scope="module")
 def here() -> Iterator[Account]:
     """The local service that executors of this process share."""
@@ -329,26 +323,50 @@ def test_a_gateway_that_stays_bad_is_told_in_time(account: Account, setting: str
 # full disks
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Account]:
-    """An account whose one node has a disk of 2 MB and 300 files."""
-    nodes = tmp_path / "nodes"
-    nodes.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=300", "tmpfs", str(nodes)]
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk of this size, and of 300 files, at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=300", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     try:
-        with service(root=tmp_path) as account:
-            account.fixed_pool()
-            yield account
+        yield
     finally:
-        subprocess.run(["umount", "-l", nodes], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def small_nodes(tmp_path: Path) -> Iterator[Account]:
+    """An account whose one node has a small disk."""
+    with small_disk(tmp_path / "nodes", "2m"), service(root=tmp_path) as account:
+        account.fixed_pool()
+        yield account
+
+
+def test_a_full_disk_under_the_local_service_is_told(tmp_path: Path) -> None:
+    script = """
+from batchexec import BatchExecutor
+with BatchExecutor(max_workers=1, echo=False) as ex:
+    print(repr(ex.submit(bytes, 5_000_000).exception(30)))
+    print(ex.submit(abs, -1).result(30))
+    print(repr(ex.submit(len, bytes(5_000_000)).exception(30)))
+"""
+    with small_disk(tmp_path / "tmp", "3m"):
+        env = scrubbed(TMPDIR=str(tmp_path / "tmp"))
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+        assert os.listdir(tmp_path / "tmp") == []
+    too_large, small, too_large_to_send = done.stdout.splitlines()
+    assert too_large.startswith("ResultStoreError(")
+    assert small == "1"
+    assert "disk on which this local service keeps its blobs is full" in too_large_to_send
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_full_disk_on_the_node_is_told(small_disk: Account, tmp_path: Path) -> None:
+def test_a_full_disk_on_the_node_is_told(small_nodes: Account, tmp_path: Path) -> None:
     hog = str(tmp_path / "nodes" / "hog")
-    with BatchExecutor(**small_disk.settings, pool_id="fixed") as executor:
+    with BatchExecutor(**small_nodes.settings, pool_id="fixed") as executor:
         error = executor.submit(work.fill, hog).exception(30)
         assert isinstance(error, OSError)
         assert error.errno == errno.ENOSPC
@@ -360,7 +378,7 @@ def test_a_full_disk_on_the_node_is_told(small_disk: Account, tmp_path: Path) ->
 
         shutil.rmtree(hog)
         assert executor.submit(work.double, 1).result(30) == 2
-    until(lambda: small_disk.left("fixed"), lambda left: not left)
+    until(lambda: small_nodes.left("fixed"), lambda left: not left)
 
 
 @pytest.mark.slow

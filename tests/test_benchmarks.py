@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CONTENDERS = {"batchexec", "processes", "forkserver", "floor"}
 WARM = {"dispatch", "dispatch-map", "dispatch-own", "map", "round-trip"}
-ALONE = {"another", "cold-start", "program"}
+ALONE = {"dispatch-script", "another", "cold-start", "program"}
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def test_the_commands_in_the_readme_exist() -> None:
     shell = "\n".join(blocks("sh"))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make ([\w-]+)", shell, re.MULTILINE)
-    commands = re.findall(r"^batchexec ([\w-]+)", shell, re.MULTILINE)
+    commands = re.findall(r"^batchexec ([\w-]+)", shell, re.MULTILINE) + re.findall(r"`batchexec ([\w-]+)", README)
     assert targets
     assert commands
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

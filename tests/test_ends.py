@@ -181,6 +181,28 @@ def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> 
     script.leaves_nothing()
 
 
+def test_ctrl_c_ends_the_wait_for_an_account_that_does_not_answer(run: Run, account: Account) -> None:
+    script = run(
+        "with BatchExecutor() as ex:\n"
+        "    future = ex.submit(abs, -1)\n"
+        "    open(os.path.join(started, 'submitted'), 'w').close()\n"
+        "    future.result()\n",
+        **as_azure(account),
+    )
+    os.kill(account.ready["pid"], signal.SIGSTOP)
+    try:
+        script.wait_for("submitted")
+        began = time.monotonic()
+        script.send(signal.SIGINT)
+        code, _, err = script.end()
+    finally:
+        os.kill(account.ready["pid"], signal.SIGCONT)
+    assert time.monotonic() - began < 2
+    assert code == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    script.leaves_nothing()
+
+
 def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
     script = run(ON_AN_ACCOUNT, **as_azure(account))
     script.wait_for(*FAMILY)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from helpers_scripts import Script
-from helpers_service import scrubbed
 from helpers_venv import Interpreter
 
 from batchexec import BatchExecutor
@@ -24,12 +23,6 @@ Write = Callable[[dict[str, str]], ModuleType]
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Interpreter:
     return Interpreter(tmp_path_factory.mktemp("worker") / "venv")
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in set(os.environ) - set(scrubbed()):
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture

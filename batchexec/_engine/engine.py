@@ -188,7 +188,8 @@ class Engine:
             watcher.watch_tasks(),
             Health(self, session).run(),
             self._tend(),
-            self._lease(session) if self._service is None else self._watch_service(self._service),
+            self._lease(session),
+            self._watch_service(),
         ]
         running = [asyncio.create_task(loop) for loop in loops]
         ended = asyncio.create_task(self._ended(submitter))
@@ -232,17 +233,21 @@ class Engine:
     async def _or_abandoned(self, opening: Coroutine[Any, Any, None]) -> None:
         """Await the opening, unless the end is asked for at once."""
         task = asyncio.create_task(opening)
-        while not task.done():
-            self._woken.clear()
-            waiting = asyncio.create_task(self._woken.wait())
-            await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if self._ending == "abandon" and not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-                return
-        await task
+        gone = asyncio.create_task(self._watch_service())
+        try:
+            while not task.done() and self._ending != "abandon":
+                self._woken.clear()
+                waiting = asyncio.create_task(self._woken.wait())
+                await asyncio.wait((task, gone, waiting), return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if gone.done():
+                    gone.result()
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
 
     async def _lease(self, session: Session) -> None:
         """While this client lives, its job does not end."""
@@ -250,9 +255,9 @@ class Engine:
             await asyncio.sleep(self.config.wall_clock_hours * 3600 / 2)
             await session.extend_lease()
 
-    async def _watch_service(self, service: local.LocalService) -> None:
-        """The local service answers at once or is gone: no use in trying a dead one again."""
-        while service.alive():
+    async def _watch_service(self) -> None:
+        """Raises when the local service is gone: no use in trying a dead one again. Without one, waits for ever."""
+        while self._service is None or self._service.alive():
             await asyncio.sleep(_SERVICE_LOOK_SECONDS)
         raise ServiceUnreachableError("the local service ended while work was pending")
 

@@ -6,16 +6,17 @@ import functools
 import importlib.util
 import io
 import marshal
-import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import cloudpickle
 
 from batchexec._wire import envelope
 
-_ROOMS = ("_wire", "_worker")  # and the face, so that user modules can import batchexec on a node
+# The worker, and the face with the rooms that it imports: user modules import batchexec on a node too.
+_ROOMS = ("_report", "_settings", "_wire", "_worker")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is
 
@@ -30,7 +31,7 @@ def build() -> tuple[str, bytes]:
             # Source for a worker of another minor, which has to say so; byte code for all others, as compiling costs
             # more than everything else that a task does before user code.
             _add(archive, name, source)
-            _add(archive, name + "c", _byte_code(path, source))
+            _add(archive, name + "c", _byte_code(name[:-3].replace("/", "."), path, source))
     data = file.getvalue()
     return envelope.sha256(data), data
 
@@ -45,22 +46,11 @@ def _modules() -> Iterator[tuple[str, Path]]:
         yield f"cloudpickle/{path.name}", path
 
 
-def _byte_code(path: Path, source: bytes) -> bytes:
-    """The module's .pyc: from the cache that importing it left, else compiled."""
+def _byte_code(name: str, path: Path, source: bytes) -> bytes:
+    """The module's .pyc. As importing it would, this takes it from the cache or leaves it there."""
+    code = SourceFileLoader(name, str(path)).get_code(name)
+    assert code is not None  # a source file always has code
     head = importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(source)
-    cached = Path(importlib.util.cache_from_source(str(path)))
-    try:
-        known = cached.read_bytes()
-        status = path.stat()
-    except OSError:
-        known = b""
-    if known:
-        fresh = int(status.st_mtime).to_bytes(4, "little", signed=False) + (status.st_size & 0xFFFFFFFF).to_bytes(
-            4, "little"
-        )
-        if known[:16] == importlib.util.MAGIC_NUMBER + bytes(4) + fresh:
-            return head + known[16:]
-    code = compile(source, str(path), "exec", dont_inherit=True, optimize=sys.flags.optimize)
     return head + marshal.dumps(code)
 
 

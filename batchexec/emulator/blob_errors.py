@@ -48,6 +48,8 @@ _KNOWN: dict[str, tuple[int, str]] = {
     "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
     "InvalidBlockList": (400, "The specified block list is invalid."),
     "InvalidHeaderValue": (400, "The value for one of the HTTP headers is not in the correct format."),
+    # Not one of the service's: its disks do not fill up. No client takes it for a fault that passes.
+    "InsufficientStorage": (507, "The disk on which this local service keeps its blobs is full."),
     "InvalidInput": (400, "One of the request inputs is not valid."),
     "InvalidMd5": (400, "The MD5 value specified in the request is invalid."),
     "InvalidMetadata": (

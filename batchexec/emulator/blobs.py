@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -88,6 +89,10 @@ class BlobService:
             return await self._operate(call)
         except BlobError as error:
             return _refusal(method, error, reply, now)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return _refusal(method, BlobError("InsufficientStorage"), reply, now)
 
     async def _operate(self, call: Call) -> web.StreamResponse:
         signed, get = call.signed, call.query.get

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance_helpers import KINDS, Gate
 
 from batchexec import BatchExecutor
 
 _ACCOUNTS = ("AZURE_", "BATCH_", "STORAGE_", "BATCHEXEC_")
-KINDS: dict[str, Callable[..., Executor]] = {"threads": ThreadPoolExecutor, "batch": BatchExecutor}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_account() -> Iterator[None]:
-    """Nothing configured: the work runs on this machine."""
+def no_account_at_all() -> Iterator[None]:
+    """Nothing is configured, so the work runs here; for the whole session, as the shared executors are made in it."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(_ACCOUNTS):
@@ -34,14 +32,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared(kind: str, no_account: None) -> Iterator[Executor]:
+def shared(kind: str, no_account_at_all: None) -> Iterator[Executor]:
     """One executor of each kind with two workers, for tests that leave it as it was."""
     with KINDS[kind](max_workers=2) as executor:
         yield executor
 
 
 @pytest.fixture(scope="session")
-def batch(no_account: None) -> Iterator[BatchExecutor]:
+def batch(no_account_at_all: None) -> Iterator[BatchExecutor]:
     """One of ours with two workers, for tests of what only ours has."""
     with BatchExecutor(max_workers=2, echo=False) as executor:
         yield executor
@@ -61,24 +59,6 @@ def make(kind: str) -> Iterator[Callable[..., Executor]]:
         made.pop().shutdown()
 
 
-class Gate:
-    """A file that calls in other processes wait for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def open(self) -> None:
-        Path(self.path).touch()
-
-    @contextlib.contextmanager
-    def opened_at_the_end(self) -> Iterator[None]:
-        """For a block after which an executor waits for its calls."""
-        try:
-            yield
-        finally:
-            self.open()
-
-
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
     """Closed at first; opened at the end at the latest, so that a failed test leaves no call waiting."""
@@ -91,16 +71,3 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 def log(tmp_path: Path) -> str:
     """A file in which calls leave notes (see lines_of)."""
     return str(tmp_path / "log")
-
-
-def lines_of(log: str) -> list[str]:
-    path = Path(log)
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def eventually(condition: Callable[[], object], limit: float = 20.0) -> None:
-    """Wait for what another thread or process is about to do."""
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.005)

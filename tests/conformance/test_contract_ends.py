@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor, Executor
 
 import conformance_calls as calls
 import pytest
-from conftest import KINDS, Gate, eventually
+from conformance_helpers import KINDS, Gate, eventually
 
 Make = Callable[..., Executor]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import conformance_calls as calls
 import pytest
-from conftest import Gate, lines_of
+from conformance_helpers import Gate, lines_of
 
 
 class TestMap:

@@ -11,7 +11,7 @@ from typing import Any
 
 import conformance_calls as calls
 import pytest
-from conftest import Gate, eventually
+from conformance_helpers import Gate, eventually
 
 
 class TestSubmit:

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor
 
 import conformance_calls as calls
 import pytest
-from conftest import Gate, eventually, lines_of
+from conformance_helpers import Gate, eventually, lines_of
 
 from batchexec import BatchExecutor, BatchFuture, errors
 

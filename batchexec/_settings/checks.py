@@ -1,0 +1,110 @@
+"""Checks of single values: each gives back the valid form, or raises ValueError saying what is expected."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+
+def like(pattern: str, expected: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
+
+    return check
+
+
+def between(low: int, high: float = math.inf) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise ValueError(f"{low} or more" if high == math.inf else f"{low} to {high}")
+        return value
+
+    return check
+
+
+def above_zero(high: float = math.inf) -> Callable[[float], float]:
+    def check(value: float) -> float:
+        if not 0 < value <= high:
+            raise ValueError("more than 0" + ("" if high == math.inf else f", at most {high:g}"))
+        return value
+
+    return check
+
+
+def place(value: str) -> str:
+    return like("auto|local|azure", "'auto', 'local' or 'azure'")(value.lower())
+
+
+def url(value: str) -> str:
+    text = (value if "://" in value else f"https://{value}").rstrip("/")
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("https", "http") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that does not close
+        valid = False
+    if not valid or re.search(r"\s", text):
+        raise ValueError("an https URL")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("a URL without query, SAS or user name")
+    return text
+
+
+def key(value: str) -> str:
+    try:
+        decoded = base64.b64decode(value, validate=True)
+    except ValueError:
+        decoded = b""
+    if not decoded:
+        raise ValueError("an account key in base64")
+    return value
+
+
+def slashless(value: str) -> str:
+    return like(r"(?!.*//)[^?#\\\s]{0,256}", "a blob name prefix without '?', '#', blanks or backslashes")(
+        value.strip("/")
+    )
+
+
+def variables(value: Mapping[str, str]) -> Mapping[str, str]:
+    for name, text in value.items():
+        if not re.fullmatch(r"[^=\s\0]+", name) or name.upper().startswith("AZ_BATCH_"):
+            raise ValueError("names without '=', blanks or the service's own prefix AZ_BATCH_")
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError("a text for every name")
+    return value
+
+
+account_name = like("[a-z0-9]{3,24}", "an account name: 3 to 24 lower case letters and digits")
+
+
+def connection_parts(text: str) -> dict[str, str]:
+    """Account, key and blob endpoint of a storage connection string, by the names of our fields."""
+    parts = {name.strip().lower(): value.strip() for name, _, value in (p.partition("=") for p in text.split(";"))}
+    if parts.get("usedevelopmentstorage", "").lower() == "true":  # Azurite's documented, public account
+        name = "devstoreaccount1"
+        secret = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+        return {
+            "storage_account": name,
+            "storage_key": secret,
+            "blob_endpoint": f"http://127.0.0.1:10000/{name}",
+        }
+    name, secret = parts.get("accountname", ""), parts.get("accountkey", "")
+    if not name or not secret:
+        raise ValueError("a connection string with AccountName and AccountKey (one with a SAS cannot serve)")
+    protocol = parts.get("defaultendpointsprotocol") or "https"
+    suffix = parts.get("endpointsuffix") or "core.windows.net"
+    return {
+        "storage_account": account_name(name),
+        "storage_key": key(secret),
+        "blob_endpoint": url(parts.get("blobendpoint") or f"{protocol}://{name}.blob.{suffix}"),
+    }
+
+
+def connection_string(value: str) -> str:
+    connection_parts(value)
+    return value

@@ -1,0 +1,64 @@
+"""Values in the type of their field, from whatever a keyword, a variable or a TOML file holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import os
+from collections.abc import Mapping
+from numbers import Real
+from types import MappingProxyType
+from typing import Any
+
+from .given import ENVIRONMENT, FILE, Origin, Secret
+from .table import Row, kind
+
+_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+
+
+def converted(row: Row, value: Any, origin: Origin) -> Any:
+    """The value in its field's type and form; ValueError says what is expected."""
+    wanted = kind(row)
+    if wanted == "Any":
+        return value
+    if isinstance(value, str) and origin.level in (FILE, ENVIRONMENT):
+        value = _parsed(wanted, value)
+    if wanted == "bool":
+        if not isinstance(value, bool):
+            raise ValueError("true or false")
+    elif wanted == "int":
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError("a whole number")
+        value = operator.index(value)
+    elif wanted == "float":
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError("a number")
+        value = float(value)
+    elif wanted.startswith("Mapping"):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ValueError("a mapping of names" + (" (JSON)" if origin.level == ENVIRONMENT else ""))
+        value = MappingProxyType(dict(value))
+    else:
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if not isinstance(value, str) or (not value.strip() and row.default != ""):
+            raise ValueError("a text")
+        value = value.strip()
+    check = row.metadata["check"]
+    if check is not None:
+        value = check(value)
+    return Secret(value) if row.metadata["secret"] else value
+
+
+def _parsed(wanted: str, text: str) -> Any:
+    """The text of a variable or a TOML string in the kind asked for; left as it is where it is none."""
+    try:
+        if wanted == "int":
+            return int(text)
+        if wanted == "float":
+            return float(text)
+        if wanted.startswith("Mapping"):
+            return json.loads(text)
+    except ValueError:
+        return text
+    return _WORDS.get(text.strip().lower(), text) if wanted == "bool" else text
