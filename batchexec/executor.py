@@ -253,8 +253,11 @@ class BatchExecutor(Executor):
                 "this BatchExecutor belongs to the parent process: create one of its own in a forked child"
             )
         with self._lock:
-            if isinstance(self._broken, BaseException):
-                raise self._broken
+            broken = self._broken
+            if isinstance(broken, BrokenBatchExecutor):
+                raise broken
+            if isinstance(broken, BaseException):
+                raise BrokenBatchExecutor(f"the executor can run nothing more: {broken}") from broken
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if exiting():

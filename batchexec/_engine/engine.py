@@ -83,7 +83,7 @@ class Engine:
         """Take one call's chunks. Raises what broke the engine, or RuntimeError once it is ending."""
         with self._lock:
             if self.broken is not None:
-                raise self.broken
+                raise BrokenBatchExecutor(f"the executor can run nothing more: {self.broken}") from self.broken
             if self._ending is not None:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             for chunk in chunks:

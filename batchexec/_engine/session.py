@@ -90,7 +90,10 @@ class Session:
         config = self._config
         body: Json = {
             "id": task_id,
-            "environmentSettings": [{"name": names.ENV_CHUNK, "value": spec}],
+            "environmentSettings": [
+                {"name": names.ENV_CHUNK, "value": spec},
+                {"name": names.ENV_FORK_SERVER, "value": command.fork_server_setting(self.worker_sha256)},
+            ],
             "constraints": {"maxTaskRetryCount": config.retries},
             "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
         }
@@ -190,7 +193,6 @@ class Session:
             names.ENV_KEY: base64.b64encode(self.key).decode(),
             names.ENV_STORE: self.store.base_url,
             names.ENV_PYTHON: _running_python(),
-            names.ENV_FORK_SERVER: command.fork_server_setting(self.worker_sha256),
         }
         body: Json = {
             "id": self.job_id,

@@ -23,7 +23,7 @@ _UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is tak
 
 @functools.cache
 def build() -> tuple[str, bytes]:
-    """SHA-256 and bytes of the zipapp. The same installation builds the same bytes."""
+    """SHA-256 and bytes of the zipapp, the same throughout this process."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, path in sorted(_modules()):

@@ -11,6 +11,7 @@ ENV_CHUNK = "BX_CHUNK"
 ENV_SECRET = (ENV_KEY, ENV_CHUNK)
 ENV_FORK_SERVER = "BATCHEXEC_FORK_SERVER"
 ENV_PRELOAD_FD = "BATCHEXEC_FORK_PRELOAD_FD"
+ENV_FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
 # Set by the worker for the user's code: here, BatchExecutor() would be work that starts work.
 ENV_INSIDE = "BX_INSIDE"
 
@@ -25,7 +26,6 @@ SHELF_CHUNKS = 100
 # Exit codes of a worker that could not store a result; chosen outside the shells' and Batch's own.
 EXIT_NO_RESULT = 91
 EXIT_TAMPERED = 92
-EXIT_REFUSED = 93
 
 
 def worker_blob(sha256: str) -> str:
