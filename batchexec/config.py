@@ -144,7 +144,7 @@ class BatchConfig:
     )
     env: Mapping[str, str] = setting({}, "Environment variables of the tasks", check=checks.variables)
     connect_timeout: float = setting(
-        30.0, "Seconds until the account must have answered first", check=checks.above_zero()
+        25.0, "Seconds until the account must have answered first", check=checks.above_zero()
     )
     job_prefix: str = setting(
         "batchexec",

@@ -253,11 +253,10 @@ class BatchExecutor(Executor):
                 "this BatchExecutor belongs to the parent process: create one of its own in a forked child"
             )
         with self._lock:
-            broken = self._broken
-            if isinstance(broken, BrokenBatchExecutor):
-                raise broken
-            if isinstance(broken, BaseException):
-                raise BrokenBatchExecutor(f"the executor can run nothing more: {broken}") from broken
+            if self._engine is not None:
+                self._engine.raise_if_broken()
+            if self._inline_broken is not None:
+                raise self._inline_broken
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if exiting():
@@ -273,6 +272,10 @@ class BatchExecutor(Executor):
             return number, first
 
     def _start_engine(self) -> None:
+        if self.where == "local":
+            from ._engine import local
+
+            local.start()  # before the imports below, so that it starts while they go on
         from ._engine import pool
         from ._engine.engine import Engine
         from ._engine.session import Place

@@ -82,8 +82,7 @@ class Engine:
     def submit(self, chunks: list[Chunk]) -> None:
         """Take one call's chunks. Raises what broke the engine, or RuntimeError once it is ending."""
         with self._lock:
-            if self.broken is not None:
-                raise BrokenBatchExecutor(f"the executor can run nothing more: {self.broken}") from self.broken
+            self.raise_if_broken()
             if self._ending is not None:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             for chunk in chunks:
@@ -94,6 +93,13 @@ class Engine:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
         self._wake()
+
+    def raise_if_broken(self) -> None:
+        """As the standard library: what broke the executor is a BrokenExecutor to those who submit later."""
+        if isinstance(self.broken, BrokenBatchExecutor):
+            raise self.broken
+        if self.broken is not None:
+            raise BrokenBatchExecutor(f"the executor can run nothing more: {self.broken}") from self.broken
 
     def cancel(self, chunk: Chunk) -> None:
         """The chunk's future was cancelled: forget it here, end its task there."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client  # noqa: F401 - what every task needs is loaded before the fork
+import encodings.idna  # noqa: F401 - what every task needs is loaded before the fork: this by socket, for a host's name
+import http.client  # noqa: F401
 import importlib
 import sys
 
@@ -25,7 +26,7 @@ def preload(modules: list[str]) -> None:
 def run(argv: list[str], env: dict[str, str], cwd: str) -> int | None:
     preloads = task.PreloadRequest(int(env[names.ENV_PRELOAD_FD]), _attempted)
     sys.argv = [""]
-    return task.run(task.Task(env, cwd), preloads)
+    return task.run(task.Task(env, cwd), preloads, first_run=env.get(names.ENV_FIRST_RUN) == "1")
 
 
 def postmortem(argv: list[str], env: dict[str, str], cwd: str, status: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import traceback
+
+from batchexec._wire import names
 
 
 def main() -> int:
@@ -12,6 +15,7 @@ def main() -> int:
     from . import task
 
     env, cwd = dict(os.environ), os.getcwd()
+    _hide_secrets()
     if not hasattr(os, "fork"):
         return task.run(task.Task(env, cwd)) or 0
     child = os.fork()
@@ -26,10 +30,29 @@ def main() -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    waited = os.waitpid(child, 0)[1]
+    status = -os.WTERMSIG(waited) if os.WIFSIGNALED(waited) else os.WEXITSTATUS(waited)
     if status != 0:
         _report(env, cwd, status)
     return 128 - status if status < 0 else status
+
+
+def _hide_secrets() -> None:
+    """Overwrite key and SAS where the kernel keeps this process's first environment for all to read."""
+    for name in names.ENV_SECRET:
+        os.environ.pop(name, None)
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            # Fields 50 and 51 (env_start, env_end), counted from behind the program's name in parentheses.
+            start, end = map(int, file.read().rpartition(b")")[2].split()[47:49])
+    except OSError:
+        return  # no Linux: there is no such place
+    block = ctypes.string_at(start, end - start)
+    for name in names.ENV_SECRET:
+        for setting in block.split(b"\0"):
+            if setting.startswith(f"{name}=".encode()):
+                offset = block.index(setting) + len(name) + 1
+                ctypes.memset(start + offset, ord("*"), len(setting) - len(name) - 1)
 
 
 def _report(env: dict[str, str], cwd: str, status: int) -> None:

@@ -84,14 +84,17 @@ class Task:
         self.store.put_new(self.result_name, self.spec["out"], data)
 
 
-def run(task: Task, preloads: PreloadRequest | None = None) -> int | None:
-    """Run the task in this process and store its result. The exit code; None to be started again after preloading."""
+def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = False) -> int | None:
+    """Run the task in this process and store its result. The exit code; None to be started again after preloading.
+
+    `first_run`: the node knows that the task never ran before, so there is no result to look for.
+    """
     began = time.time()
     header: dict[str, Any] = {"node": task.node}
     frames: list[payload.Frame] = []
     streams = logs.Streams(task.task_dir, task.work_dir)
     try:
-        if task.has_result():
+        if not first_run and task.has_result():
             return 0
         try:
             if task.client_python != running_python():
