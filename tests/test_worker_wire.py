@@ -250,7 +250,15 @@ def test_another_chunks_result_is_no_result(account: Account, tmp_path: Path) ->
 # secrets
 
 
-def test_user_code_sees_no_secret(account: Account) -> None:
+@pytest.mark.parametrize("started", ["forked", "plain"])
+def test_user_code_sees_no_secret(account: Account, tmp_path: Path, started: str) -> None:
+    settings = account.settings
+    if started == "plain":  # an interpreter that no fork server starts in
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\ncase "$2" in *forkserver*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        settings["python"] = str(python)
+
     def look() -> tuple[str, str, str]:
         arguments = b""
         for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -261,7 +269,7 @@ def test_user_code_sees_no_secret(account: Account) -> None:
         initial = Path("/proc/self/environ").read_bytes() + Path("/proc", str(os.getppid()), "environ").read_bytes()
         return repr(dict(os.environ)), repr(initial), repr(arguments)
 
-    with BatchExecutor(**account.settings, pool_id="narrow") as executor:
+    with BatchExecutor(**settings, pool_id="narrow") as executor:
         seen = executor.submit(look).result(30)
     keys = account.ready["batch_key"], account.ready["storage_key"]
     for text in seen:

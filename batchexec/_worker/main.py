@@ -51,8 +51,7 @@ def _hide_secrets() -> None:
     for name in names.ENV_SECRET:
         for setting in block.split(b"\0"):
             if setting.startswith(f"{name}=".encode()):
-                offset = block.index(setting) + len(name) + 1
-                ctypes.memset(start + offset, ord("*"), len(setting) - len(name) - 1)
+                ctypes.memset(start + block.index(setting), ord("*"), len(setting))
 
 
 def _report(env: dict[str, str], cwd: str, status: int) -> None:
