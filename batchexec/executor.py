@@ -282,7 +282,7 @@ class BatchExecutor(Executor):
 
         config = self._config
         echo = self.where == "local" if config.echo is None else config.echo
-        progress = Progress(show=config.progress, echo=echo)
+        progress = Progress(show=config.progress, echo=echo, remote=self.where == "azure")
         if self.where == "local":
             place = Place("local", self._slots, 1)
             reason = " (no Azure account is configured)" if config.where == "auto" else ""

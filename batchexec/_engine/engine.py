@@ -167,7 +167,7 @@ class Engine:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.progress.stage("opening")
+        self.progress.opening()
         try:
             account = self._account()
             async with connected(account, self.config.connect_timeout) as http:
@@ -313,6 +313,7 @@ class Engine:
     def show_running(self, chunk: Chunk) -> None:
         if not chunk.running:
             chunk.running = True
+            self.progress.working()
             chunk.future.show_running()
 
     def end_task(self, chunk: Chunk) -> None:

@@ -73,7 +73,6 @@ class Submitter:
                 self._calls += 1
                 await self._manifest(chunks)
             self._waiting.extend(chunks)
-        self._engine.progress.sending(len(self._waiting))
         while self._waiting:
             batch = (
                 await asyncio.get_running_loop().run_in_executor(None, self._next_batch)
@@ -151,6 +150,7 @@ class Submitter:
                 await previous
             for group in _groups(tasks):
                 await self._add(group, chunks)
+            self._engine.progress.sent()
             for chunk in chunks.values():
                 if chunk.future.cancelled():  # while it was on its way
                     self._engine.end_task(chunk)

@@ -22,11 +22,14 @@ _TYPICAL = "typically 3 to 8 min"  # to allocate nodes from zero (the service pu
 class Progress:
     """One executor's voice. Methods may be called from any thread; a redraw happens at calls, never by a thread."""
 
-    def __init__(self, *, show: bool | None, echo: bool) -> None:
+    def __init__(self, *, show: bool | None, echo: bool, remote: bool, quiet_seconds: float = _QUIET_SECONDS) -> None:
+        """show: the progress line (None: when someone is looking). echo: what workers print. remote: nodes take
+        minutes to start. quiet_seconds: nothing is drawn before these are over."""
         self._lock = threading.RLock()
         self._show = _is_watched(sys.stderr) if show is None else show
-        self._forced = show is True
         self._echo = echo
+        self._remote = remote
+        self._quiet_seconds = quiet_seconds
         self._began = time.monotonic()
         self._stage = ""
         self._stage_began = self._began
@@ -43,34 +46,39 @@ class Progress:
                 self._wipe()
                 _write(sys.stderr, f"batchexec: {text}\n")
 
-    def stage(self, name: str) -> None:
+    def opening(self) -> None:
         with self._lock:
-            self._stage, self._stage_began = name, time.monotonic()
-            self._began = self._stage_began
+            self._began = self._stage_began = time.monotonic()
+            self._stage = "opening the job"
 
     def items_added(self, count: int) -> None:
         with self._lock:
             self._total += count
 
-    def sending(self, chunks: int) -> None:
+    def sent(self) -> None:
+        """The first tasks are in the service: now nodes have to be there."""
         with self._lock:
-            if self._stage == "opening":
-                self._stage, self._stage_began = "starting", time.monotonic()
+            if self._stage == "opening the job":
+                self._stage, self._stage_began = "starting nodes", time.monotonic()
+
+    def working(self) -> None:
+        """Something runs, or is done: nothing is being waited for that needs an explanation."""
+        with self._lock:
+            self._stage = ""
 
     def pool(self, pool: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
         """What the pool is doing while work waits."""
         with self._lock:
             ready = sum(node["state"].lower() in ("idle", "running") for node in nodes)
             target = int(pool.get("targetDedicatedNodes") or 0) + int(pool.get("targetLowPriorityNodes") or 0)
-            if ready:
-                self._stage = f"{ready} of {max(target, ready)} nodes"
-            else:
-                self._stage = f"starting {target or 'the first'} nodes"
+            if self._stage and target:
+                self._stage = f"starting {target - ready} nodes" if target > ready else "starting the first tasks"
             self._draw()
 
     def chunk_done(self, items: int) -> None:
         with self._lock:
             self._done += items
+            self._stage = ""
             self._draw()
 
     def tick(self) -> None:
@@ -107,16 +115,16 @@ class Progress:
 
     def _draw(self) -> None:
         now = time.monotonic()
-        if not self._show or self._closed or now - self._began < _QUIET_SECONDS:
+        if not self._show or self._closed or now - self._began < self._quiet_seconds:
             return
         if now - self._drawn < _REDRAW_SECONDS:
             return
         self._drawn = now
         line = f"batchexec: {self._done}/{self._total} items, {_clock(now - self._began)}"
-        if self._stage.startswith("starting"):
-            line += f", {self._stage}, {_clock(now - self._stage_began)} of {_TYPICAL}"
-        elif self._stage:
+        if self._stage:
             line += f", {self._stage}"
+        if self._stage.endswith("nodes") and self._remote:
+            line += f", {_clock(now - self._stage_began)} of {_TYPICAL}"
         _write(sys.stderr, "\r" + line.ljust(self._width))
         self._width = len(line)
 

@@ -23,18 +23,19 @@ from typing import Any, NoReturn
 AGAIN = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 PRELOAD_FD = "BATCHEXEC_FORK_PRELOAD_FD"
 PRELOAD_LIMIT = 1 << 20
+SPARES = 2
 
 
 class Child:
     """One request being run: by its process, or by the one that looks at its end."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
-        self.id: int = request["id"]
+    def __init__(self, command: dict[str, Any], request: bytes) -> None:
+        self.id: int = command["id"]
         self.request = request
         self.killed = False
         self.asked = False
         self.status: int | None = None
-        self.pipe = -1
+        self.line = -1
         self.heard = b""
 
 
@@ -42,12 +43,18 @@ class Server:
     def __init__(self, channel: socket.socket, zipapp: str, module: str) -> None:
         self.channel = channel
         self.children: dict[int, Child] = {}
+        self.spares: dict[int, int] = {}  # processes that wait for a request, and our ends of the lines to them
         self.selector = selectors.DefaultSelector()
         self.wake_r, self.wake_w = socket.socketpair()
         self.wake_r.setblocking(False)
         self.wake_w.setblocking(False)
+        self.private = [end.fileno() for end in (channel, self.wake_r, self.wake_w)]
+        if isinstance(self.selector, selectors.EpollSelector):
+            self.private.append(self.selector.fileno())
         self.module: Any = None
         if zipapp:
+            # What a collection touches, a child would have to copy; children collect for themselves.
+            gc.disable()
             sys.path.insert(0, zipapp)
             self.module = importlib.import_module(module)
             self.preload([])
@@ -60,6 +67,9 @@ class Server:
         sys.stdout.flush()
         sys.stderr.flush()
         gc.freeze()
+        for line in self.spares.values():  # they know less now; at the end of their line they go
+            os.close(line)
+        self.spares.clear()
 
     def serve(self) -> None:
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -69,14 +79,19 @@ class Server:
         self.report(ready=os.getpid())
         buffer = b""
         while True:
-            for key, _ in self.selector.select():
+            lacking = self.module is not None and len(self.spares) < SPARES
+            events = self.selector.select(0 if lacking else None)
+            if lacking and not events:
+                pid, line = self.fork()
+                self.spares[pid] = line
+            for key, _ in events:
                 if key.fileobj is self.channel:
                     data = self.channel.recv(1 << 16)
                     if not data:
                         return
                     *lines, buffer = (buffer + data).split(b"\n")
                     for line in lines:
-                        self.obey(json.loads(line))
+                        self.obey(line)
                 elif key.fileobj is self.wake_r:
                     self.wake_r.recv(4096)
                     self.reap()
@@ -86,40 +101,42 @@ class Server:
     def report(self, **message: Any) -> None:
         self.channel.sendall(json.dumps(message).encode() + b"\n")
 
-    def obey(self, command: dict[str, Any]) -> None:
-        if command["op"] == "run":
-            self.start(Child(command))
-        elif command["op"] == "kill":
+    def obey(self, line: bytes) -> None:
+        command = json.loads(line)
+        if command["op"] == "kill":
             for pid, child in self.children.items():
                 if child.id == command["id"]:
                     child.killed = True
                     kill_group(pid)
+        elif self.module is None:
+            self.start_program(Child(command, b""), command)
+        else:
+            self.start(Child(command, line))
 
     def start(self, child: Child) -> None:
-        if self.module is None:
-            self.start_program(child)
-        else:
-            read, write = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(read)
-                self.become_task(child, write)
-            os.close(write)
-            os.set_blocking(read, False)
-            child.pipe, child.heard, child.asked = read, b"", False
-            self.selector.register(read, selectors.EVENT_READ, child)
-            self.started(pid, child)
+        """Hand the request to a process that waits for one; after a death of the task, for its postmortem."""
+        request = child.request
+        if child.status is not None:
+            request = json.dumps({**json.loads(request), "postmortem": child.status}).encode()
+        pid, line = self.spares.popitem() if self.spares else self.fork()
+        if not send(line, request):  # killed while it waited
+            os.close(line)
+            pid, line = self.fork()
+            send(line, request)
+        os.set_blocking(line, False)
+        child.line, child.heard, child.asked = line, b"", False
+        self.selector.register(line, selectors.EVENT_READ, child)
+        self.started(pid, child)
 
     def started(self, pid: int, child: Child) -> None:
         self.children[pid] = child
         self.report(id=child.id, pid=pid)
 
-    def start_program(self, child: Child) -> None:
+    def start_program(self, child: Child, request: dict[str, Any]) -> None:
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(read)
-            self.become_program(child, write)
+            become_program(request, write)
         os.close(write)
         failure = os.read(read, 16)
         os.close(read)
@@ -129,74 +146,61 @@ class Server:
         else:
             self.started(pid, child)
 
-    def become_program(self, child: Child, failure: int) -> NoReturn:
-        request = child.request
-        try:
-            self.enter(request, fresh=True)
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.execvpe(request["argv"][0], request["argv"], request["env"])
-        except OSError as error:
-            os.write(failure, str(error.errno or errno.EIO).encode())
-        finally:
-            os._exit(127)
+    def fork(self) -> tuple[int, int]:
+        """A child that will take a request from the line of which this is our end."""
+        ours, theirs = (end.detach() for end in socket.socketpair())
+        pid = os.fork()
+        if pid == 0:
+            os.close(ours)
+            self.become_task(theirs)
+        os.close(theirs)
+        return pid, ours
 
-    def become_task(self, child: Child, preload: int) -> NoReturn:
-        request = child.request
+    def become_task(self, line: int) -> NoReturn:
         code = 1
         try:
-            self.enter(request, fresh=True)
-            env = {**request["env"], PRELOAD_FD: str(preload)}
-            os.environ.clear()
-            os.environ.update(env)
-            result = self.module.run(request["argv"], env, request["cwd"])
-            if result is None:
-                signal.signal(AGAIN, signal.SIG_DFL)
-                os.kill(os.getpid(), AGAIN)
-            code = result or 0
+            enter()
+            for private in (*self.private, *self.spares.values(), *(child.line for child in self.children.values())):
+                if private >= 0:
+                    os.close(private)
+            request = receive(line)
+            if request:
+                code = self.work(json.loads(request), line)
         except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
             traceback.print_exc()
         finally:
             leave(code)
 
-    def become_postmortem(self, child: Child) -> NoReturn:
-        request = child.request
-        try:
-            self.enter(request, fresh=False)
-            os.environ.clear()
-            os.environ.update(request["env"])
-            self.module.postmortem(request["argv"], dict(request["env"]), request["cwd"], child.status)
-        except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
-            traceback.print_exc()
-        finally:
-            leave(0)
-
-    def enter(self, request: dict[str, Any], fresh: bool) -> None:
-        """In a child: leave the server's session, files and signals; take the task's own."""
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self.channel.close()
-        self.wake_r.close()
-        self.wake_w.close()
-        self.selector.close()
-        for other in self.children.values():
-            if other.pipe >= 0:
-                os.close(other.pipe)
-        os.chdir(request["cwd"])
-        redirect(os.devnull, os.O_RDONLY, 0)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
-        redirect(request["stdout"], flags, 1)
-        redirect(request["stderr"], flags, 2)
+    def work(self, request: dict[str, Any], line: int) -> int:
+        argv, env, cwd = request["argv"], request["env"], request["cwd"]
+        status = request.get("postmortem")
+        take_place(request, fresh=status is None)
+        gc.enable()
+        if status is None:
+            env[PRELOAD_FD] = str(line)
+        else:
+            os.close(line)
+        replace_environ(env)
+        if status is not None:
+            self.module.postmortem(argv, env, cwd, status)
+            return 0
+        result = self.module.run(argv, env, cwd)
+        if result is None:
+            signal.signal(AGAIN, signal.SIG_DFL)
+            os.kill(os.getpid(), AGAIN)
+        return result or 0
 
     def listen(self, child: Child) -> None:
         """Hear which modules a child wants preloaded."""
-        if child.pipe < 0:
+        if child.line < 0:
             return
         while True:
             try:
-                data = os.read(child.pipe, 1 << 16)
+                data = os.read(child.line, 1 << 16)
             except BlockingIOError:
                 break
+            except ConnectionError:  # it was killed before it had read its request
+                data = b""
             child.heard += data
             if not data or len(child.heard) > PRELOAD_LIMIT:
                 self.hang_up(child)
@@ -211,10 +215,10 @@ class Server:
             self.preload(names)
 
     def hang_up(self, child: Child) -> None:
-        if child.pipe >= 0:
-            self.selector.unregister(child.pipe)
-            os.close(child.pipe)
-            child.pipe = -1
+        if child.line >= 0:
+            self.selector.unregister(child.line)
+            os.close(child.line)
+            child.line = -1
 
     def reap(self) -> None:
         while True:
@@ -228,6 +232,8 @@ class Server:
             if child is not None:
                 kill_group(pid, reaped=True)
                 self.ended(child, os.waitstatus_to_exitcode(status))
+            elif pid in self.spares:
+                os.close(self.spares.pop(pid))
 
     def ended(self, child: Child, status: int) -> None:
         self.listen(child)
@@ -243,10 +249,7 @@ class Server:
                 self.report(id=child.id, status=1)
         elif status != 0 and hasattr(self.module, "postmortem"):
             child.status = status
-            pid = os.fork()
-            if pid == 0:
-                self.become_postmortem(child)
-            self.started(pid, child)
+            self.start(child)
         else:
             self.report(id=child.id, status=status)
 
@@ -264,6 +267,65 @@ class Server:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 return
+
+
+def become_program(request: dict[str, Any], failure: int) -> NoReturn:
+    """What is not inherited, all that belongs to the server, is closed by exec."""
+    try:
+        enter()
+        take_place(request, fresh=True)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.execvpe(request["argv"][0], request["argv"], request["env"])
+    except OSError as error:
+        os.write(failure, str(error.errno or errno.EIO).encode())
+    finally:
+        os._exit(127)
+
+
+def enter() -> None:
+    """In a child: leave the server's session and signals."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def take_place(request: dict[str, Any], fresh: bool) -> None:
+    """In a child: the task's directory and output files. Standard input is the null device already, as the server's."""
+    os.chdir(request["cwd"])
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
+    redirect(request["stdout"], flags, 1)
+    redirect(request["stderr"], flags, 2)
+
+
+def replace_environ(env: dict[str, str]) -> None:
+    """By difference: os.environ is slow to clear and to fill."""
+    for name in [name for name in os.environ if name not in env]:
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def send(line: int, request: bytes) -> bool:
+    """Whether there is somebody who takes it."""
+    rest = memoryview(request + b"\n")
+    try:
+        while rest:
+            rest = rest[os.write(line, rest) :]
+    except ConnectionError:
+        return False
+    return True
+
+
+def receive(line: int) -> bytes:
+    """A request; nothing when the server wants none of us any more."""
+    request = b""
+    while not request.endswith(b"\n"):
+        data = os.read(line, 1 << 16)
+        if not data:
+            return b""
+        request += data
+    return request
 
 
 def descendants() -> list[int]:

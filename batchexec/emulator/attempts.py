@@ -33,6 +33,7 @@ class Attempts:
     """
 
     host_will_do = True  # whether it may run outside a container though the pool has containers
+    forks = False  # whether it may be forked from a warm process
 
     def __init__(self, agent: NodeAgent, body: Body, root: Path, env: dict[str, str]) -> None:
         self.agent = agent
@@ -72,6 +73,10 @@ class Attempts:
     def retried(self) -> None:
         """Called as each retry starts."""
 
+    def launching(self) -> bool:
+        """Called as each process is to be started; whether it is the very first."""
+        return False
+
     async def perform(self, retry_limit: int, time_limit: str | None) -> None:
         if self.reason is not None:
             self.failure = TASK_ENDED
@@ -108,7 +113,8 @@ class Attempts:
         except Stopped:
             self.failure = TASK_ENDED
             return False
-        launch = Launch(argv, self._env, cwd, str(self._root / "stdout.txt"), str(self._root / "stderr.txt"))
+        root = str(self._root)
+        launch = Launch(argv, self._env, cwd, f"{root}/stdout.txt", f"{root}/stderr.txt", self.launching())
         if self._body.get("containerSettings"):
             self.container.update(containers.started())
         ended = await self._run(launch)
@@ -126,7 +132,7 @@ class Attempts:
         return str(cwd)
 
     async def _run(self, launch: Launch) -> Ended:
-        for starter in (self.agent.forks.run, self.agent.start_program):
+        for starter in (self.agent.forks.run, self.agent.start_program) if self.forks else (self.agent.start_program,):
             if self.reason is not None:
                 break
             running = await starter(launch)
@@ -229,11 +235,16 @@ class TaskRun(Attempts):
     """A task on its node."""
 
     host_will_do = False
+    forks = True
 
     def __init__(self, agent: NodeAgent, task: Task, root: Path, env: dict[str, str]) -> None:
         super().__init__(agent, task.body, root, env)
         self.task = task
         self.finished: asyncio.Task[None]
+
+    def launching(self) -> bool:
+        first, self.task.launched = not self.task.launched, True
+        return first
 
     def retried(self) -> None:
         self.task.retries += 1

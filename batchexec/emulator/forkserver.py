@@ -7,11 +7,13 @@ import hashlib
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from .processes import Launch, ProcessServer, Running
 
 SETTING = "BATCHEXEC_FORK_SERVER"
+FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
 _START_SECONDS = 60.0
 
 
@@ -39,7 +41,12 @@ class ForkServers:
         if interpreter is None:
             return None
         server = self._ready.get((interpreter, digest)) or await self._server(interpreter, zipapp, module, digest)
-        return server.run(launch) if server is not None and server.alive else None
+        if server is None or not server.alive:
+            return None
+        env = {**launch.env, FIRST_RUN: "1"}
+        if not launch.first:
+            del env[FIRST_RUN]
+        return server.run(replace(launch, env=env))
 
     async def _server(self, interpreter: str, zipapp: str, module: str, digest: str) -> ProcessServer | None:
         key = interpreter, digest

@@ -20,13 +20,14 @@ _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NU
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to start. `env` is the whole environment; the streams are files."""
+    """A process to start. `env` is the whole environment; the streams are files; `first`: the task's very first start."""
 
     argv: list[str]
     env: dict[str, str]
     cwd: str
     stdout: str
     stderr: str
+    first: bool = False
 
 
 @dataclass(frozen=True)

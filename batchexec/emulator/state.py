@@ -154,6 +154,7 @@ class Task(Resource):
         "job",
         "last_requeue",
         "last_retry",
+        "launched",
         "node",
         "node_info",
         "requeues",
@@ -174,6 +175,7 @@ class Task(Resource):
         self.last_retry: datetime | None = None
         self.requeues = 0
         self.last_requeue: datetime | None = None
+        self.launched = False  # whether a process was ever started for it, in this life or an earlier one
         job.tasks[id.lower()] = self
         job.wide = job.wide or self.slots > 1
         job.counts["active"] += 1
