@@ -26,7 +26,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 quick: $(VENV)/.installed-test
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/pytest -m slow --durations=10

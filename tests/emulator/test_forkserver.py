@@ -41,7 +41,8 @@ APP = """
         print(json.dumps({"argv": argv, "cwd": os.getcwd() == cwd, "environ": dict(os.environ) == env,
                           "server": served, "parent": os.getppid(), "session": os.getsid(0) == os.getpid(),
                           "stdin": sys.stdin.read(), "colorsys": "colorsys" in sys.modules,
-                          "threads": os.environ.get("OMP_NUM_THREADS"), "x": env.get("X")}), flush=True)
+                          "threads": os.environ.get("OMP_NUM_THREADS"), "x": env.get("X"),
+                          "first": env.get("BATCHEXEC_FORK_FIRST_RUN")}), flush=True)
         if what == "loops":
             return None
         if what == "raises":
@@ -112,6 +113,17 @@ def test_modules_asked_for_are_preloaded_and_the_task_starts_again(service: Serv
     assert (execution.result, execution.retry_count) == ("success", 0)
     assert '"colorsys": true' in output
     assert output.count("argv") == 1
+
+
+def test_only_the_first_start_of_a_task_is_called_its_first(service: Service, job: str) -> None:
+    once = models.BatchTaskConstraints(max_task_retry_count=1)
+    for what, constraints, expected in (("6", None, '"1"'), ("wants", None, '"1"'), ("7", once, "null")):
+        id = f"first-{what}"
+        service.run(job, f"{sys.executable} {what}", id, constraints=constraints)
+        assert f'"first": {expected}' in service.output(job, id)
+    service.client.reactivate_task(job, "first-6")
+    service.completed(job, "first-6")
+    assert '"first": null' in service.output(job, "first-6")
 
 
 def test_a_task_that_starts_again_without_asking_fails(service: Service, job: str) -> None:
