@@ -15,9 +15,9 @@ def wait_for(engine: Engine) -> None:
     """Until the engine is over. Ctrl-C ends its job instead; a second one leaves at once."""
     try:
         while not engine.join(0.2):  # bounded: on Windows nothing interrupts a join
-            engine.progress.tick()
+            engine.board.progress.tick()
     except KeyboardInterrupt:
-        if engine.ending == "abandon":
+        if engine.board.ending == "abandon":
             engine.leave()
         else:
             interrupt(engine)
@@ -28,7 +28,7 @@ def interrupt(engine: Engine) -> None:
     """After a Ctrl-C: end the engine's job now, and tell how to get at the results that are there."""
     if engine.place.where == "azure" and engine.session is not None and not engine.done:
         job = engine.session.job_id
-        engine.progress.announce(
+        engine.board.progress.announce(
             f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes "
             f"them to a file, `batchexec clean {job}` deletes them.",
             always=True,
@@ -61,8 +61,8 @@ def _wait_at_exit() -> None:
     engines = [engine for engine in _engines if not engine.foreign and not engine.done]
     for engine in engines:
         engine.end("abandon" if interrupted else "drain")
-        if engine.pending and not interrupted:
-            engine.progress.announce("waiting for the work that was submitted; Ctrl-C ends it", always=False)
+        if engine.board.pending and not interrupted:
+            engine.board.progress.announce("waiting for the work that was submitted; Ctrl-C ends it", always=False)
     for engine in engines:
         wait_for(engine)
 

@@ -172,7 +172,7 @@ class BatchExecutor(Executor):
             return
         engine.end("drain")
         if cancel_futures:
-            for chunk in engine.unsettled():
+            for chunk in engine.board.unsettled():
                 chunk.future.cancel()
         if wait:
             wait_for(engine)
@@ -198,8 +198,8 @@ class BatchExecutor(Executor):
             job_id=session.job_id if session else None,
             pool_id=session.pool_id if session else None,
             slots=self._slots,
-            items=engine.items_done if engine else self._items,
-            chunks=engine.chunks_done if engine else 0,
+            items=engine.board.items_done if engine else self._items,
+            chunks=engine.board.chunks_done if engine else 0,
             requests=session.requests if session else 0,
         )
 
@@ -226,7 +226,7 @@ class BatchExecutor(Executor):
 
     @property
     def _broken(self) -> BaseException | bool:
-        return (self._engine.broken if self._engine is not None else self._inline_broken) or False
+        return (self._engine.board.broken if self._engine is not None else self._inline_broken) or False
 
     def _initialize_inline(self) -> None:
         if self._initialized or self._initializer is None:
@@ -254,7 +254,7 @@ class BatchExecutor(Executor):
             )
         with self._lock:
             if self._engine is not None:
-                self._engine.raise_if_broken()
+                self._engine.board.raise_if_broken()
             if self._inline_broken is not None:
                 raise self._inline_broken
             if self._shut:
@@ -338,7 +338,7 @@ class BatchExecutor(Executor):
 
     def _send(self, chunks: list[Chunk]) -> None:
         assert self._engine is not None
-        self._engine.progress.items_added(sum(chunk.size for chunk in chunks))
+        self._engine.board.progress.items_added(sum(chunk.size for chunk in chunks))
         self._engine.submit(chunks)
 
     def _chunksize(self, items: int) -> int:

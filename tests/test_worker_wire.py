@@ -283,7 +283,8 @@ def test_secrets_stay_out_of_what_is_shown(account: Account) -> None:
     with BatchExecutor(**account.settings, pool_id="narrow") as executor:
         future = executor.submit(work.double, 1)
         future.result(30)
-        shown = [repr(executor), repr(future), repr(vars(executor)), repr(executor._engine.__dict__)]
+        engine = executor._engine
+        shown = [repr(executor), repr(future), repr(vars(executor)), repr(vars(engine)), repr(vars(engine.board))]
     for text in shown:
         assert account.ready["batch_key"] not in text
         assert account.ready["storage_key"] not in text

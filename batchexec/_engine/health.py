@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchexec.errors import BatchExecError, NodeError, PoolError, QuotaError, ServiceError
 
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .session import Session
+from .board import Board
+from .session import Session
 
 Json = dict[str, Any]
 
@@ -23,16 +22,16 @@ _FOR_GOOD = _QUOTA | frozenset(("ResizeStopped", "AllocationFailed", "Allocation
 class Health:
     """Breaks the engine when nothing of it can ever run; warns, once each, of what only slows it down."""
 
-    def __init__(self, engine: Engine, session: Session) -> None:
-        self._engine = engine
+    def __init__(self, board: Board, session: Session) -> None:
+        self._board = board
         self._session = session
         self._warned: set[str] = set()
 
     async def run(self) -> None:
-        is_local = self._engine.place.where == "local"
+        is_local = self._session.is_local
         await asyncio.sleep(_FIRST_LOCAL if is_local else _FIRST)
         while True:
-            if any(chunk.task_id and not chunk.running for chunk in self._engine.unsettled()):
+            if any(chunk.task_id and not chunk.running for chunk in self._board.unsettled()):
                 try:
                     await self._look()
                 except ServiceError as error:
@@ -51,7 +50,7 @@ class Health:
         if pool.get("state") == "deleting":
             raise PoolError(f"pool {pool_id!r} is being deleted")
         nodes = await self._session.batch.nodes(pool_id)
-        at_work = any(chunk.running for chunk in self._engine.unsettled())
+        at_work = any(chunk.running for chunk in self._board.unsettled())
         useful = [node for node in nodes if node["state"].lower() not in _USELESS]
         for problem in (*self._pool_problems(pool, nodes), *self._node_problems(nodes, useful)):
             self._report(problem, fatal=not useful and not at_work)
@@ -60,7 +59,7 @@ class Health:
             eligible = [node for node in useful if node["id"] not in failed]
             for problem in failed.values():
                 self._report(problem, fatal=not eligible and not at_work)
-        self._engine.progress.pool(pool, nodes)
+        self._board.progress.pool(pool, nodes)
 
     def _pool_problems(self, pool: Json, nodes: list[Json]) -> list[BatchExecError]:
         problems: list[BatchExecError] = []
@@ -108,7 +107,7 @@ class Health:
             raise problem
         if str(problem) not in self._warned:
             self._warned.add(str(problem))
-            self._engine.warn(f"{problem}. Other nodes go on.")
+            self._board.progress.warn(f"{problem}. Other nodes go on.")
 
 
 class PoolQuota(QuotaError, PoolError):

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from batchexec._wire import envelope, payload
 from batchexec.errors import (
     BatchExecError,
-    BrokenBatchExecutor,
     InitializerError,
     MissingModuleError,
     PayloadError,
@@ -131,10 +130,6 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
         error = TaskError(f"the worker could not run the chunk: {code}: {text}", **where)
     error.__cause__ = original
     return error
-
-
-def breaks_executor(error: BaseException) -> bool:
-    return isinstance(error, BrokenBatchExecutor)
 
 
 def _cause(failure: dict[str, Any], frames: list[memoryview]) -> BaseException | None:

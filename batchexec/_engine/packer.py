@@ -26,10 +26,10 @@ class Packed:
 class Packer:
     """Packs the chunks of one job. `new_blobs` collects what has to be uploaded before tasks may refer to it."""
 
-    def __init__(self, job: str, key: bytes, source_limit_bytes: int) -> None:
+    def __init__(self, job: str, key: bytes, source_limit_mb: float) -> None:
         self._job = job
         self._key = key
-        self._source_limit = source_limit_bytes
+        self._source_limit = int(source_limit_mb * 1e6)
         self._known: set[str] = set()  # names of blobs handed out for upload
         self._archives: dict[frozenset[str], Archive | None] = {}
         self.new_blobs: dict[str, bytes | memoryview] = {}

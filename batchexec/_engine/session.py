@@ -53,6 +53,8 @@ class Session:
 
         self._config = config
         self._place = place
+        self.is_local = place.where == "local"
+        self.timeout = config.timeout
         self.job_id = f"{config.job_prefix}-{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         self.key = secrets.token_bytes(32)
         patience = config.connect_timeout
@@ -61,7 +63,7 @@ class Session:
         folders = [config.prefix, self.job_id] if config.container else []
         prefix = "".join(f"{folder}/" for folder in folders if folder)
         self.store: BlobStore = BlobStore(account, http, container, prefix, patience)
-        self.pool_id = self.job_id if place.where == "local" else pool.pool_id(config)
+        self.pool_id = self.job_id if self.is_local else pool.pool_id(config)
         self.worker_sha256, self._worker = workerzip.build()
         self._own_container = config.container is None
         self._own_pool = False  # made for this job alone, and goes with it
@@ -108,7 +110,7 @@ class Session:
 
     async def nudge_pool(self) -> None:
         """Have an autoscaled pool evaluate its formula now rather than in up to five minutes."""
-        if self._place.where == "local" or time.monotonic() - self._scaled_at < _AUTOSCALE_PAUSE:
+        if self.is_local or time.monotonic() - self._scaled_at < _AUTOSCALE_PAUSE:
             return
         self._scaled_at = time.monotonic()
         try:
@@ -141,7 +143,7 @@ class Session:
 
     async def abandon(self, reason: str) -> None:
         """End the job at once; results that are there stay."""
-        if self._place.where == "local":
+        if self.is_local:
             await self.close()
         else:
             await self.batch.terminate_job(self.job_id, reason)
@@ -181,7 +183,7 @@ class Session:
 
     @property
     def _python(self) -> str:
-        return self._config.python or (sys.executable if self._place.where == "local" else "python3")
+        return self._config.python or (sys.executable if self.is_local else "python3")
 
     def _job_body(self) -> Json:
         self._created_at = time.monotonic()

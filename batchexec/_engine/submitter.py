@@ -6,18 +6,16 @@ import asyncio
 import json
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchexec._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
 from batchexec._wire import names
 from batchexec.errors import BatchExecError, ServiceError, SourceError
 
+from .board import Board
 from .packer import PACK_BYTES, Packed, Packer, task_spec
+from .session import Session
 from .work import Chunk
-
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .session import Session
 
 _SETTLE = 0.001  # seconds without a new submit after which the batch goes
 _SETTLE_MOST = 0.005
@@ -26,10 +24,10 @@ _JOB_OVER = ("JobCompleted", "JobNotFound", "JobBeingTerminated", "JobBeingDelet
 
 
 class Submitter:
-    """Turns the engine's inbox into tasks of the session's job."""
+    """Turns the board's inbox into tasks of the session's job."""
 
-    def __init__(self, engine: Engine, session: Session, packer: Packer) -> None:
-        self._engine = engine
+    def __init__(self, board: Board, session: Session, packer: Packer) -> None:
+        self._board = board
         self._session = session
         self._packer = packer
         self._waiting: deque[Chunk] = deque()
@@ -41,13 +39,13 @@ class Submitter:
 
     @property
     def idle(self) -> bool:
-        return not self._under_way and not self._waiting and not self._engine.mail_count()
+        return not self._under_way and not self._waiting and not len(self._board.inbox)
 
     async def run(self) -> None:
         while True:
-            self._engine.mail.clear()
-            if not self._engine.mail_count():
-                await self._engine.mail.wait()
+            self._board.mail.clear()
+            if not len(self._board.inbox):
+                await self._board.mail.wait()
                 continue
             await self._settle()
             self._under_way += 1
@@ -55,20 +53,20 @@ class Submitter:
                 await self._take()
             finally:
                 self._under_way -= 1
-                self._engine.look_for_end()  # all that was taken may have been cancelled before it was sent
+                self._board.changed.set()  # all that was taken may have been cancelled before it was sent
 
     async def _settle(self) -> None:
         """Let submits that are made one after another come together."""
         end = time.monotonic() + _SETTLE_MOST
         seen = -1
-        while seen != self._engine.mail_count() < TASKS_PER_REQUEST:
-            seen = self._engine.mail_count()
+        while seen != len(self._board.inbox) < TASKS_PER_REQUEST:
+            seen = len(self._board.inbox)
             await asyncio.sleep(_SETTLE)
             if time.monotonic() > end:
                 return
 
     async def _take(self) -> None:
-        for chunks in self._engine.take_inbox():
+        for chunks in self._board.take_inbox():
             if chunks[0].is_map and len(chunks) > 0:
                 self._calls += 1
                 await self._manifest(chunks)
@@ -80,14 +78,14 @@ class Submitter:
                 else self._next_batch()
             )
             for chunk, error in batch.failed:
-                self._engine.fail(chunk, error)
+                self._board.fail(chunk, error)
             if batch.packed:
                 await self._uploads.acquire()
                 previous, self._last_add = self._last_add, asyncio.get_running_loop().create_future()
                 self._packs += 1
                 self._under_way += 1
                 new, self._packer.new_blobs = self._packer.new_blobs, {}
-                self._engine.spawn(self._send(batch.packed, self._packs, new, previous, self._last_add))
+                self._board.spawn(self._send(batch.packed, self._packs, new, previous, self._last_add))
 
     def _may_be_slow(self) -> bool:
         """Whether packing should leave the loop free: archives to build, or much data to sign."""
@@ -101,7 +99,7 @@ class Submitter:
         size = 0
         while self._waiting and len(batch.packed) < TASKS_PER_REQUEST and size < PACK_BYTES:
             chunk = self._waiting.popleft()
-            if chunk.number not in self._engine.pending:
+            if chunk.number not in self._board.pending:
                 continue  # cancelled before it was sent
             chunk.failed = chunk.items.failed if chunk.items else {}
             if len(chunk.failed) == chunk.size and chunk.size:
@@ -150,16 +148,17 @@ class Submitter:
                 await previous
             for group in _groups(tasks):
                 await self._add(group, chunks)
-            self._engine.progress.sent()
+            self._board.progress.sent()
             for chunk in chunks.values():
                 if chunk.future.cancelled():  # while it was on its way
-                    self._engine.end_task(chunk)
+                    self._board.cancelled.append(chunk)
+                    self._board.doom.set()
             await self._session.nudge_pool()
         finally:
             if not added.done():
                 added.set_result(None)
             self._under_way -= 1
-            self._engine.look_for_end()
+            self._board.changed.set()
 
     async def _add(self, tasks: list[dict[str, Any]], chunks: dict[str, Chunk]) -> None:
         waiting = {task["id"]: task for task in tasks}
@@ -182,7 +181,7 @@ class Submitter:
                     raise _job_over(self._session.job_id, error) from error
                 raise
             for name, refused in added.refused:
-                self._engine.fail(chunks[name], refused)
+                self._board.fail(chunks[name], refused)
             waiting = {name: waiting[name] for name in added.again}
             if waiting:
                 await asyncio.sleep(delay)

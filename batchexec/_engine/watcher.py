@@ -7,17 +7,15 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from batchexec._wire import names
 from batchexec.errors import AuthenticationError, ServiceError
 
-from . import verdicts
+from . import outcomes, verdicts
+from .board import Board
+from .session import Session
 from .work import Chunk
-
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .session import Session
 
 T = TypeVar("T")
 
@@ -32,10 +30,10 @@ _LOST_SECONDS = 60.0  # a task not heard of for so long is asked for by name
 class Watcher:
     """Watches the chunks that were sent, and reports each exactly once."""
 
-    def __init__(self, engine: Engine, session: Session) -> None:
-        self._engine = engine
+    def __init__(self, board: Board, session: Session) -> None:
+        self._board = board
         self._session = session
-        self._longest = _LONGEST_LOCAL if engine.place.where == "local" else _LONGEST
+        self._longest = _LONGEST_LOCAL if session.is_local else _LONGEST
         self._interval = _SHORTEST
         self._round_trip = 0.0
         self._reads = asyncio.Semaphore(_READS)
@@ -44,12 +42,12 @@ class Watcher:
         self._turn = 0
 
     def _sent(self) -> list[Chunk]:
-        return [chunk for chunk in self._engine.unsettled() if chunk.task_id]
+        return [chunk for chunk in self._board.unsettled() if chunk.task_id]
 
     async def watch_results(self) -> None:
         """List the shelves on which results are awaited, and read what is new."""
         while True:
-            await self._engine.busy.wait()
+            await self._board.busy.wait()
             await asyncio.sleep(await self._look_for_results())
 
     async def _look_for_results(self) -> float:
@@ -65,7 +63,7 @@ class Watcher:
         self._round_trip = time.monotonic() - begin
         fresh = self._awaited([name for listing in found for name in listing])
         for chunk in fresh:
-            self._engine.spawn(self._read(chunk))
+            self._board.spawn(self._read(chunk))
         # Results come in bursts: look again soon after one, more and more rarely otherwise.
         self._interval = _SHORTEST if fresh else min(self._interval * 1.3, self._longest)
         return max(self._interval, min(self._round_trip, self._longest))
@@ -73,7 +71,7 @@ class Watcher:
     async def watch_tasks(self) -> None:
         """Show what runs, and find tasks that are over without a result."""
         while True:
-            await self._engine.busy.wait()
+            await self._board.busy.wait()
             pause = max(self._longest, self._interval) * _STATES_EVERY / 2
             sent = self._sent()
             if sent:
@@ -94,7 +92,7 @@ class Watcher:
             except ServiceError as error:
                 if not error.transient and not isinstance(error, AuthenticationError):
                     raise
-                self._engine.lost_contact(error)
+                self._board.progress.warn(f"lost contact; the work goes on in the service, this keeps trying: {error}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, 120.0)
 
@@ -112,7 +110,7 @@ class Watcher:
         chunks = []
         for blob in blobs:
             number = int(blob.rpartition("/")[2].partition(".")[0])
-            chunk = self._engine.pending.get(number)
+            chunk = self._board.pending.get(number)
             if chunk is None or number in self._reading:
                 continue
             if blob == names.result_blob(number, chunk.generation):
@@ -126,7 +124,11 @@ class Watcher:
             data = await self._ask(functools.partial(self._session.store.get, blob))
         self._reading.discard(chunk.number)
         if data is not None:
-            self._engine.deliver(chunk, data)
+            self._deliver(chunk, data)
+
+    def _deliver(self, chunk: Chunk, data: bytes) -> None:
+        key, job = self._session.key, self._session.job_id
+        self._board.deliver(chunk, lambda: outcomes.decode(data, key, job, chunk))
 
     def _apply(self, changed: list[dict[str, Any]], sent: dict[str, Chunk]) -> None:
         for task in changed:
@@ -135,10 +137,10 @@ class Watcher:
                 continue
             state = task["state"].lower()
             if state == "running":
-                self._engine.show_running(chunk)
+                self._board.show_running(chunk)
             elif state == "completed" and chunk.number not in self._reading:
                 self._reading.add(chunk.number)
-                self._engine.spawn(self._finish(chunk, task))
+                self._board.spawn(self._finish(chunk, task))
 
     async def _finish(self, chunk: Chunk, task: dict[str, Any] | None) -> None:
         """A task is over: its result, asked for by name, or the reason why there is none."""
@@ -147,11 +149,11 @@ class Watcher:
             result, log_name = (blob(chunk.number, chunk.generation) for blob in (names.result_blob, names.log_blob))
             data = await self._ask(functools.partial(store.get, result))
             if data is not None:
-                self._engine.deliver(chunk, data)
+                self._deliver(chunk, data)
                 return
             head = await self._ask(functools.partial(store.get, log_name, (0, verdicts.LOG_HEAD_BYTES)))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
-        self._engine.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, self._engine.config.timeout))
+        self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, session.timeout))
 
     def _move_window(self, changed: list[dict[str, Any]], pause: float) -> None:
         """Ask next time from a little before the latest change seen: the service's own clock counts."""
@@ -170,7 +172,7 @@ class Watcher:
             gone = task is None
             if (gone or str((task or {}).get("state")).lower() == "completed") and chunk.number not in self._reading:
                 self._reading.add(chunk.number)
-                self._engine.spawn(self._finish(chunk, task))
+                self._board.spawn(self._finish(chunk, task))
 
 
 def _parse(time_text: str) -> datetime:

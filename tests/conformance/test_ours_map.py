@@ -16,7 +16,7 @@ from batchexec import BatchExecutor, errors
 def blobs(executor: BatchExecutor, prefix: str) -> list[str]:
     """Names of the executor's blobs below a prefix."""
     engine: Any = executor._engine
-    return asyncio.run_coroutine_threadsafe(engine.session.store.names(prefix), engine._loop).result(20)  # type: ignore[no-any-return]
+    return asyncio.run_coroutine_threadsafe(engine.session.store.names(prefix), engine.board._loop).result(20)  # type: ignore[no-any-return]
 
 
 class TestItems:

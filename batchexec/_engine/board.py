@@ -1,0 +1,239 @@
+"""What is pending, in one place: chunks come in from any thread, verdicts from the loop, futures are resolved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+from batchexec._report.progress import Progress
+from batchexec._wire import names
+from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError
+from batchexec.futures import Delivery
+
+from . import outcomes
+from .resolver import Resolver
+from .work import Chunk
+
+Ending = Literal["drain", "abandon"]
+_log = logging.getLogger("concurrent.futures")
+
+_TEND_SECONDS = 0.025
+
+
+class Board:
+    """Every chunk from its submission to its verdict. The engine's loops read it and report to it.
+
+    `add`, `cancel`, `end`, `fail_all`, `unsettled` and `raise_if_broken` are for any thread, all else for the loop.
+    """
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.progress = progress
+        self.broken: BatchExecError | None = None
+        self.ending: Ending | None = None
+        self.pending: dict[int, Chunk] = {}  # without a verdict, by number
+        self.inbox: deque[list[Chunk]] = deque()
+        self.cancelled: deque[Chunk] = deque()  # whose tasks are of no use any more
+        self.failed_logs: list[str] = []
+        self.chunks_done = 0
+        self.items_done = 0
+        self.mail = asyncio.Event()  # the inbox has something
+        self.doom = asyncio.Event()  # `cancelled` has something
+        self.busy = asyncio.Event()  # something is pending: no request is made otherwise
+        self.changed = asyncio.Event()  # it may be time to end
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resolver = Resolver(name)
+
+    # for any thread
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a forked child's copy of its parent's."""
+        return os.getpid() != self._pid
+
+    def add(self, chunks: list[Chunk]) -> None:
+        """Take one call's chunks. Raises what broke the executor, or RuntimeError once it is ending."""
+        with self._lock:
+            self.raise_if_broken()
+            if self.ending is not None:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            for chunk in chunks:
+                self.pending[chunk.number] = chunk
+                chunk.future.tell_engine(lambda chunk=chunk: self.cancel(chunk))  # type: ignore[misc]
+            self.inbox.append(chunks)
+        self._wake(self.mail, self.busy, self.changed)
+
+    def raise_if_broken(self) -> None:
+        """As the standard library: what broke the executor is a BrokenExecutor to those who submit later."""
+        if isinstance(self.broken, BrokenBatchExecutor):
+            raise self.broken
+        if self.broken is not None:
+            raise BrokenBatchExecutor(f"the executor can run nothing more: {self.broken}") from self.broken
+
+    def unsettled(self) -> list[Chunk]:
+        """The chunks without a verdict, in the order of their submission."""
+        return list(self.pending.values())
+
+    def cancel(self, chunk: Chunk) -> None:
+        """The chunk's future was cancelled: forget it here, and have its task ended."""
+        if self.foreign or self.pending.pop(chunk.number, None) is None:
+            return
+        self.progress.chunk_done(chunk.size)
+        self.cancelled.append(chunk)
+        self._wake(self.doom, self.changed)
+
+    def end(self, how: Ending) -> None:
+        """Take no more work; then drain (finish what is pending) or abandon (end the job now)."""
+        if self.foreign:
+            return
+        with self._lock:
+            if self.ending != "abandon":
+                self.ending = how
+        self._wake(self.changed)
+
+    def break_off(self, error: BatchExecError) -> None:
+        """Fail everything pending, now and from now on, and end. The first error stands."""
+        with self._lock:
+            self.broken = self.broken or error
+            self.ending = "abandon"
+        self.fail_all(error)
+        self._wake(self.changed)
+
+    def fail_all(self, error: BatchExecError) -> None:
+        """Nothing that is pending will have a result."""
+        with self._lock:
+            self.inbox.clear()
+            doomed = list(self.pending.values())
+            self.pending.clear()
+        for chunk in doomed:
+            self._resolver.put(lambda chunk=chunk: chunk.future.fail(error))  # type: ignore[misc]
+
+    # for the loop
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on, this loop is woken. What was added before is told at once."""
+        self._loop = loop
+        for event in (self.mail, self.doom, self.busy, self.changed):
+            event.set()
+
+    def take_inbox(self) -> list[list[Chunk]]:
+        """All that was submitted since the last call, in order."""
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self.inbox.popleft())
+        return taken
+
+    def deliver(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
+        """The chunk's result is here; `decode` runs user code, so the resolver does it."""
+        if self._settle(chunk):
+            self._resolver.put(lambda: self._resolve(chunk, decode))
+
+    def fail(self, chunk: Chunk, error: BatchExecError) -> None:
+        """The chunk has no result and will have none."""
+        if self._settle(chunk):
+            self._resolver.put(lambda: self._fail(chunk, error))
+
+    def show_running(self, chunk: Chunk) -> None:
+        if not chunk.running:
+            chunk.running = True
+            self.progress.working()
+            chunk.future.show_running()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside the loops; what it raises breaks the executor. The set keeps it alive, asyncio does not."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    async def tend(self) -> None:
+        """While something is pending, see to the resolver's threads and the progress line."""
+        while True:
+            await self.busy.wait()
+            self._resolver.tend()
+            self.progress.tick()
+            if not self.pending and not self._resolver.backlog():
+                self.busy.clear()
+            await asyncio.sleep(_TEND_SECONDS)
+
+    async def stop_spawned(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> list[threading.Thread]:
+        """No more verdicts will come; returns the threads that may still be resolving futures."""
+        if self.pending:
+            self.fail_all(self.broken or BrokenBatchExecutor("the executor was ended before this was done"))
+        return self._resolver.close()
+
+    # inside
+
+    def _settle(self, chunk: Chunk) -> bool:
+        """Whether the chunk was still without a verdict; it has one now."""
+        if self.pending.pop(chunk.number, None) is None:
+            return False
+        self.chunks_done += 1
+        self.items_done += chunk.size
+        self.progress.chunk_done(chunk.size)
+        self.changed.set()
+        return True
+
+    def _resolve(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
+        """On a resolver thread."""
+        try:
+            delivery = decode()
+        except outcomes.Failure as failure:
+            self._fail(chunk, failure.error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the future must not hang
+            broken = BatchExecError(f"the result of {chunk.task_id} cannot be read: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self._fail(chunk, broken)
+            return
+        self.progress.echo(chunk, delivery)
+        chunk.future.deliver(delivery)
+
+    def _fail(self, chunk: Chunk, error: BatchExecError) -> None:
+        """On a resolver thread."""
+        if isinstance(error, InitializerError):
+            _log.critical("Exception in initializer:", exc_info=error.__cause__ or error)
+        if isinstance(error, BrokenBatchExecutor):
+            self.break_off(error)
+        self.progress.echo_failure(chunk, error)
+        self.failed_logs.append(names.log_blob(chunk.number, chunk.generation))
+        chunk.future.fail(error)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.break_off(typed(error))
+
+    def _wake(self, *events: asyncio.Event) -> None:
+        """Set the events on the loop, when there is one."""
+
+        def wake() -> None:
+            for event in events:
+                event.set()
+
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop closed this very moment: nothing is left to do
+                self._loop.call_soon_threadsafe(wake)
+
+
+def typed(error: BaseException) -> BatchExecError:
+    """The error itself when it is one of ours; anything else is a defect of ours."""
+    if isinstance(error, BatchExecError):
+        return error
+    broken = BrokenBatchExecutor(f"internal error: {type(error).__name__}: {error}")
+    broken.__cause__ = error
+    return broken
