@@ -82,8 +82,8 @@ class Server:
             lacking = self.module is not None and len(self.spares) < SPARES
             events = self.selector.select(0 if lacking else None)
             if lacking and not events:
-                pid, line = self.fork()
-                self.spares[pid] = line
+                pid, ours = self.fork()
+                self.spares[pid] = ours
             for key, _ in events:
                 if key.fileobj is self.channel:
                     data = self.channel.recv(1 << 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Awaitable
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import containers
 from .clock import iso, seconds_of
+from .directories import make_directory
 from .processes import Ended, Launch, Running
-from .resources import CannotStart, failure, make_directory
+from .resources import CannotStart, failure
 from .state import Body, Job, Task
 
 if TYPE_CHECKING:
@@ -73,6 +75,9 @@ class Attempts:
     def retried(self) -> None:
         """Called as each retry starts."""
 
+    def files_are_there(self) -> None:
+        """Called when its resource files were downloaded."""
+
     def launching(self) -> bool:
         """Called as each process is to be started; whether it is the very first."""
         return False
@@ -123,13 +128,15 @@ class Attempts:
         return self._judge(ended)
 
     async def _prepare_directory(self) -> str:
-        make_directory(self._root)
-        cwd = self._root / "wd"
+        root = str(self._root)
+        cwd = f"{root}/wd"
+        make_directory(root)
         make_directory(cwd)
         files = self._body.get("resourceFiles")
         if files:
-            await self.before_start(self.agent.downloader.fetch(files, cwd))
-        return str(cwd)
+            await self.before_start(self.agent.downloader.fetch(files, Path(cwd)))
+            self.files_are_there()
+        return cwd
 
     async def _run(self, launch: Launch) -> Ended:
         for starter in (self.agent.forks.run, self.agent.start_program) if self.forks else (self.agent.start_program,):
@@ -221,10 +228,14 @@ class NodeRun(Attempts):
 class PrepRun(NodeRun):
     """A job's preparation task on one node."""
 
-    def __init__(self, agent: NodeAgent, job: Job, root: Path, env: dict[str, str]) -> None:
+    def __init__(self, agent: NodeAgent, job: Job, root: Path, env: dict[str, str], first: TaskRun) -> None:
         super().__init__(agent, job.body["jobPreparationTask"], root, env)
+        self._first = first  # the task that waits for it
         self.node_id = agent.node.id
         self.root_directory = str(root.relative_to(agent.root))
+
+    def files_are_there(self) -> None:
+        self._first.expect_fork()
 
     @property
     def bars_node(self) -> bool:
@@ -241,6 +252,11 @@ class TaskRun(Attempts):
         super().__init__(agent, task.body, root, env)
         self.task = task
         self.finished: asyncio.Task[None]
+
+    def expect_fork(self) -> None:
+        """Have the server started that will fork it. What is wrong with its command, its own start will tell."""
+        with contextlib.suppress(CannotStart, ValueError):
+            self.agent.forks.expect(containers.argv(self._body), self._env, str(self._root / "wd"))
 
     def launching(self) -> bool:
         first, self.task.launched = not self.task.launched, True

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .processes import Launch, ProcessServer, Running
@@ -17,30 +17,34 @@ FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
 _START_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What makes two tasks share a server: the interpreter and the zipapp's digest, wherever the zipapp lies."""
+
+    interpreter: str
+    digest: str
+    zipapp: str = field(compare=False)
+    module: str = field(compare=False)
+
+
 class ForkServers:
-    """One server per (interpreter, zipapp digest) of a node, started at the first task that asks for it."""
+    """One server per (interpreter, zipapp digest) of a node, started for the first task that asks for it."""
 
     def __init__(self, env: dict[str, str], log_directory: Path) -> None:
         self._env = env
         self._logs = log_directory
-        self._servers: dict[tuple[str, str], asyncio.Task[ProcessServer | None]] = {}
+        self._servers: dict[Wanted, asyncio.Task[ProcessServer | None]] = {}
         self._started: list[ProcessServer] = []
-        self._ready: dict[tuple[str, str], ProcessServer] = {}
+        self._stopped = False
+        self._ready: dict[Wanted, ProcessServer] = {}
         self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
 
     async def run(self, launch: Launch) -> Running | None:
         """Start a task by fork; None where it must be started as any program is."""
-        named = launch.env.get(SETTING)
-        if not named or sys.platform == "win32":
+        wanted = self._wanted(launch.argv, launch.env, launch.cwd)
+        if wanted is None:
             return None
-        file, module, digest = [*named.rsplit(":", 2), "", ""][:3]
-        zipapp = os.path.join(launch.env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", launch.cwd), file)
-        if not self._has_digest(zipapp, digest):
-            return None
-        interpreter = shutil.which(launch.argv[0], path=launch.env.get("PATH"))
-        if interpreter is None:
-            return None
-        server = self._ready.get((interpreter, digest)) or await self._server(interpreter, zipapp, module, digest)
+        server = self._ready.get(wanted) or await self._server(wanted)
         if server is None or not server.alive:
             return None
         env = {**launch.env, FIRST_RUN: "1"}
@@ -48,23 +52,44 @@ class ForkServers:
             del env[FIRST_RUN]
         return server.run(replace(launch, env=env))
 
-    async def _server(self, interpreter: str, zipapp: str, module: str, digest: str) -> ProcessServer | None:
-        key = interpreter, digest
-        starting = self._servers.get(key)
+    def expect(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
+        """Start the server of a task that will be run soon, if its zipapp is there already."""
+        wanted = self._wanted(argv, env, cwd)
+        if wanted is not None:
+            self._starting(wanted)
+
+    def _wanted(self, argv: list[str], env: dict[str, str], cwd: str) -> Wanted | None:
+        named = env.get(SETTING)
+        if not named or sys.platform == "win32":
+            return None
+        file, module, digest = [*named.rsplit(":", 2), "", ""][:3]
+        zipapp = os.path.join(env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", cwd), file)
+        if not self._has_digest(zipapp, digest):
+            return None
+        interpreter = shutil.which(argv[0], path=env.get("PATH"))
+        return Wanted(interpreter, digest, zipapp, module) if interpreter else None
+
+    def _starting(self, wanted: Wanted) -> asyncio.Task[ProcessServer | None]:
+        starting = self._servers.get(wanted)
         if starting is None:
-            starting = asyncio.ensure_future(self._start(interpreter, zipapp, module, digest))
-            self._servers[key] = starting
+            starting = self._servers[wanted] = asyncio.ensure_future(self._start(wanted))
+        return starting
+
+    async def _server(self, wanted: Wanted) -> ProcessServer | None:
         # Shielded: a task that is ended while it waits must not take the server from the others.
-        server = await asyncio.shield(starting)
+        server = await asyncio.shield(self._starting(wanted))
         if server is not None:
-            self._ready[key] = server
+            self._ready[wanted] = server
         return server
 
-    async def _start(self, interpreter: str, zipapp: str, module: str, digest: str) -> ProcessServer | None:
-        log = self._logs / f"fork-server-{digest[:12]}.txt"
+    async def _start(self, wanted: Wanted) -> ProcessServer | None:
+        log = self._logs / f"fork-server-{wanted.digest[:12]}.txt"
         try:
-            server = await ProcessServer.start(interpreter, self._env, log, zipapp, module)
+            server = await ProcessServer.start(wanted.interpreter, self._env, log, wanted.zipapp, wanted.module)
         except OSError:
+            return None
+        if self._stopped:
+            await server.stop()
             return None
         self._started.append(server)
         try:
@@ -86,4 +111,5 @@ class ForkServers:
         return known[1] == digest.lower()
 
     async def stop(self) -> None:
+        self._stopped = True
         await asyncio.gather(*(server.stop() for server in self._started))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 PREP = "jobpreparation"
+_LAUNCHED_AHEAD = 2  # nodes of a pool that start their launcher before they have a task; of a large pool, few will have
 
 
 class NodeAgent:
@@ -56,12 +57,17 @@ class NodeAgent:
         self._own = own
         self._programs: asyncio.Task[ProcessServer] | None = None
         self._job_env: dict[Job, dict[str, str]] = {}
+        if len(node.pool.nodes) < _LAUNCHED_AHEAD:
+            self._launcher()
 
-    async def start_program(self, launch: Launch) -> Running:
+    def _launcher(self) -> asyncio.Task[ProcessServer]:
         if self._programs is None or (self._programs.done() and not self._programs.result().alive):
             log = self.root / "startup" / "launcher.txt"
             self._programs = asyncio.ensure_future(ProcessServer.for_programs(self._own, log))
-        return (await self._programs).run(launch)
+        return self._programs
+
+    async def start_program(self, launch: Launch) -> Running:
+        return (await self._launcher()).run(launch)
 
     def start_up(self, body: Body) -> NodeRun:
         """Begin the pool's start task; the scheduler hears of its end."""
@@ -118,7 +124,7 @@ class NodeAgent:
         }
 
     async def _run_task(self, task: Task, run: TaskRun) -> None:
-        prep = self._preparation(task.job)
+        prep = self._preparation(task.job, run)
         try:
             if prep is not None and not prep.done.done():
                 await run.before_start(asyncio.shield(prep.done))
@@ -132,14 +138,14 @@ class NodeAgent:
             run.failure = TASK_ENDED
         self._scheduler.finished(task, run)
 
-    def _preparation(self, job: Job) -> PrepRun | None:
+    def _preparation(self, job: Job, first: TaskRun) -> PrepRun | None:
         """The run of the job's preparation task here, begun with the job's first task."""
         prep = self.node.prepared.get(job)
         body = job.body.get("jobPreparationTask")
         if prep is None and body is not None:
             id = body.get("id") or PREP
             root = self.task_root(job, id)
-            prep = PrepRun(self, job, root, self._environment(job, id, root, body))
+            prep = PrepRun(self, job, root, self._environment(job, id, root, body), first)
             self.node.prepared[job] = job.prepared_on[self.node.id] = prep
             self._spawn(self._run_prep(prep, body))
         return prep

@@ -20,7 +20,10 @@ _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NU
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to start. `env` is the whole environment; the streams are files; `first`: the task's very first start."""
+    """A process to start. `env` is the whole environment, the streams are files.
+
+    `first`: it is the first ever started for its task.
+    """
 
     argv: list[str]
     env: dict[str, str]

@@ -13,6 +13,7 @@ from typing import Any
 from . import containers
 from .attempts import TASK_ENDED, TaskRun
 from .clock import Clock, seconds_of
+from .directories import make_top
 from .errors import BatchError
 from .node import NodeAgent
 from .state import Account, Job, Node, Pool, Task
@@ -29,7 +30,8 @@ class Scheduler:
     def __init__(self, account: Account, clock: Clock, root: Path, url: str, path: str) -> None:
         self.account = account
         self.clock = clock
-        self._root = root
+        self._nodes = root / "nodes"
+        make_top(self._nodes)
         self._url = url
         self._path = path
         self._told_of_containers = False
@@ -289,7 +291,7 @@ class Scheduler:
     def _add_node(self, pool: Pool, dedicated: bool) -> None:
         now = self.clock.now()
         node = Node(node_id(dedicated), pool, dedicated, now)
-        root = self._root / "nodes" / node.id
+        root = self._nodes / node.id
         node.agent = NodeAgent(node, root, self.account.name, self._url, self._path, self.clock, self)
         pool.nodes[node.id] = node
         if node.start_task is not None:

@@ -78,19 +78,25 @@ class Service:
 
     def absent_blob(self) -> str:
         """A signed address, good for a blob that is not there (404, not 403)."""
+        return self.blob(None)
+
+    def blob(self, content: bytes | None) -> str:
+        """A signed address of a blob, with this content where there is any."""
         self.count += 1
         name, expiry = f"container{self.count}", datetime.now(timezone.utc) + timedelta(hours=1)
         storage = BlobServiceClient.from_connection_string(self.info["connection_string"])
         with storage, storage.create_container(name) as container:
+            if content is not None:
+                container.upload_blob("blob", content)
             sas = generate_blob_sas(
                 self.info["storage_account"],
                 name,
-                "gone",
+                "blob",
                 account_key=self.info["storage_key"],
                 permission="r",
                 expiry=expiry,
             )
-            return f"{container.url}/gone?{sas}"
+            return f"{container.url}/blob?{sas}"
 
     @staticmethod
     def until(look: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 10) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -75,7 +76,9 @@ def job(service: Service, app: Path) -> str:
     return forking_job(service, app)
 
 
-def forking_job(service: Service, app: Path, digest: str = "") -> str:
+def forking_job(
+    service: Service, app: Path, digest: str = "", preparation: models.BatchJobPreparationTask | None = None
+) -> str:
     digest = digest or hashlib.sha256(app.read_bytes()).hexdigest()
     return service.job(
         service.pool(),
@@ -83,7 +86,7 @@ def forking_job(service: Service, app: Path, digest: str = "") -> str:
             models.EnvironmentSetting(name="BATCHEXEC_FORK_SERVER", value=f"app.pyz:forked:{digest}"),
             models.EnvironmentSetting(name="X", value="secret"),
         ],
-        job_preparation_task=models.BatchJobPreparationTask(command_line=f"cp {app} app.pyz"),
+        job_preparation_task=preparation or models.BatchJobPreparationTask(command_line=f"cp {app} app.pyz"),
     )
 
 
@@ -93,8 +96,6 @@ def run(service: Service, job: str, what: str, **more: object) -> tuple[models.B
 
 
 def test_a_task_is_forked_from_a_warm_server(service: Service, job: str) -> None:
-    import json
-
     outputs = [json.loads(run(service, job, what)[1]) for what in ("one", "other")]
     assert outputs[0]["argv"] == [sys.executable, "one", "two words"]
     for found in outputs:
@@ -176,8 +177,6 @@ def test_a_server_that_dies_gives_its_tasks_back(service: Service, app: Path) ->
     job = forking_job(service, app)
     service.task(job, f"{sys.executable} sleeps", "sleeps")
     text = service.until(lambda: _output(service, job, "sleeps"), lambda text: text.count("\n") == 3)
-    import json
-
     found = json.loads(text.splitlines()[0])
     os.kill(found["server"], signal.SIGKILL)
     # Given back, it starts as the plain command: `python sleeps`, a file that is not there.
@@ -185,6 +184,41 @@ def test_a_server_that_dies_gives_its_tasks_back(service: Service, app: Path) ->
     task, escaped = sorted(map(int, text.split()[-2:]))
     assert not Path(f"/proc/{task}/cwd").exists()
     os.kill(escaped, signal.SIGKILL)  # it had left the task's group, and its server could not look after it
+
+
+def test_a_child_that_is_killed_while_it_waits_for_a_task_is_replaced(service: Service, app: Path) -> None:
+    job = forking_job(service, app)
+    server = json.loads(run(service, job, "0")[1])["server"]
+    for pid in service.until(lambda: _children(server), bool):
+        os.kill(pid, signal.SIGKILL)
+    execution, output = run(service, job, "00")
+    assert execution.result == "success"
+    assert json.loads(output)["server"] == server
+
+
+def test_children_that_wait_for_a_task_end_with_their_server(service: Service, app: Path) -> None:
+    job = forking_job(service, app)
+    server = json.loads(run(service, job, "0")[1])["server"]
+    waiting = service.until(lambda: _children(server), lambda pids: len(pids) == 2)
+    os.kill(server, signal.SIGKILL)
+    service.until(lambda: [pid for pid in waiting if Path(f"/proc/{pid}/cwd").exists()], lambda left: not left)
+
+
+def test_what_a_task_had_preloaded_the_next_one_finds(service: Service, app: Path) -> None:
+    job = forking_job(service, app)
+    server = json.loads(run(service, job, "0")[1])["server"]
+    early = service.until(lambda: _children(server), lambda pids: len(pids) == 2)
+    run(service, job, "wants")
+    assert json.loads(run(service, job, "00")[1])["colorsys"]
+    service.until(lambda: [pid for pid in early if Path(f"/proc/{pid}/cwd").exists()], lambda left: not left)
+
+
+def test_the_server_starts_beside_the_preparation_task(service: Service, app: Path) -> None:
+    begun = "until ls $AZ_BATCH_NODE_STARTUP_DIR/fork-server-*; do sleep 0.01; done"
+    file = models.ResourceFile(http_url=service.blob(app.read_bytes()), file_path="app.pyz")
+    preparation = models.BatchJobPreparationTask(command_line=f"/bin/sh -c '{begun}'", resource_files=[file])
+    job = forking_job(service, app, preparation=preparation)
+    assert json.loads(run(service, job, "0")[1])["x"] == "secret"
 
 
 def _output(service: Service, job: str, id: str) -> str:
