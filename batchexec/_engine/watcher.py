@@ -20,10 +20,11 @@ from .work import Chunk
 T = TypeVar("T")
 
 _SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.025, 2.0
+_MANY, _SHORTEST_FOR_MANY = 10, 0.012  # with so many chunks under way, each look finds several results
 _SHELVES = 8  # listed in a turn: work is done in order, so the first ones are where results appear
 _READS = 32
 _STATES_EVERY = 8  # task states are asked for this many times more slowly than results
-_OVERLAP = 10  # how many turns back a query of states reaches: the service's indexes may lag
+_OVERLAP, _OVERLAP_LOCAL = 10, 3  # turns that a query of states reaches back: the service's indexes may lag
 _LOST_SECONDS = 60.0  # a task not heard of for so long is asked for by name
 
 
@@ -34,6 +35,7 @@ class Watcher:
         self._board = board
         self._session = session
         self._longest = _LONGEST_LOCAL if session.is_local else _LONGEST
+        self._overlap = _OVERLAP_LOCAL if session.is_local else _OVERLAP
         self._interval = _SHORTEST
         self._round_trip = 0.0
         self._reads = asyncio.Semaphore(_READS)
@@ -65,7 +67,8 @@ class Watcher:
         for chunk in fresh:
             self._board.spawn(self._read(chunk))
         # Results come in bursts: look again soon after one, more and more rarely otherwise.
-        self._interval = _SHORTEST if fresh else min(self._interval * 1.3, self._longest)
+        shortest = _SHORTEST if len(sent) < _MANY else _SHORTEST_FOR_MANY
+        self._interval = shortest if fresh else min(max(self._interval, shortest) * 1.3, self._longest)
         return max(self._interval, min(self._round_trip, self._longest))
 
     async def watch_tasks(self) -> None:
@@ -159,7 +162,7 @@ class Watcher:
         """Ask next time from a little before the latest change seen: the service's own clock counts."""
         times = [task["stateTransitionTime"] for task in changed if task.get("stateTransitionTime")]
         if times:
-            latest = _parse(max(times)) - timedelta(seconds=max(pause * _OVERLAP, 0.5))
+            latest = _parse(max(times)) - timedelta(seconds=pause * self._overlap)
             self._since = max(self._since, latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
     async def _ask_for_lost(self, sent: list[Chunk]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import random
+import socket
 import time
 import urllib.parse
 from typing import Any
@@ -22,12 +24,28 @@ class StoreError(Exception):
         self.status = status
 
 
+class _Plain(http.client.HTTPConnection):
+    """HTTP to an address: asking the resolver for it would cost a forked process more than the connection does."""
+
+    def connect(self) -> None:
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            super().connect()
+            return
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect((self.host, self.port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class Store:
     """The blobs below one base URL. Not for several threads."""
 
     def __init__(self, base_url: str) -> None:
         url = urllib.parse.urlsplit(base_url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        kind = http.client.HTTPSConnection if url.scheme == "https" else _Plain
         self._connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT)
         self._path = url.path.rstrip("/") + "/"
 
