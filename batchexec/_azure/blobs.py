@@ -42,7 +42,7 @@ class BlobStore:
         self._patience: float | None = patience
         self._name = f"Blob storage ({urlsplit(account.blob_endpoint).netloc})"
         self._url = f"{account.blob_endpoint}/{container}/"
-        self._expiry = datetime.now(timezone.utc) + timedelta(days=SAS_DAYS, minutes=-10)
+        self._expiry = datetime.now(timezone.utc)
         self._signer: dict[str, Any] = {}
         self._own_sas = ""
         self._sas_seen: dict[tuple[str, str], str] = {}
@@ -55,8 +55,16 @@ class BlobStore:
 
     async def open(self, *, create: bool) -> None:
         """Get ready to sign; create the container if it is ours to create. Raises ServiceError."""
+        await self.renew()
+        if create:
+            await self._sdk(self._container_client().create_container, "ContainerAlreadyExists")
+
+    async def renew(self) -> None:
+        """From now on, sign for another SAS_DAYS."""
         from azure.storage.blob import generate_container_sas
 
+        self._expiry = datetime.now(timezone.utc) + timedelta(days=SAS_DAYS, minutes=-10)
+        self._sas_seen.clear()
         account = self._account
         if account.storage_key:
             self._signer = {"account_key": account.storage_key}
@@ -69,8 +77,6 @@ class BlobStore:
             expiry=self._expiry,
             **self._signer,
         )
-        if create:
-            await self._sdk(self._container_client().create_container, "ContainerAlreadyExists")
 
     def sas(self, name: str, permission: str, *, keep: bool = False) -> str:
         """A SAS for one blob. `keep` remembers it, for a blob that many tasks read."""

@@ -128,7 +128,8 @@ class Session:
                 raise
 
     async def extend_lease(self) -> None:
-        """Move the job's end `wall_clock_hours` away from now."""
+        """Move the job's end `wall_clock_hours` away from now, and sign anew for what is still to come."""
+        await self.store.renew()
         created = self._created_at
         hours = self._config.wall_clock_hours + (time.monotonic() - created) / 3600
         await self.batch.update_job(self.job_id, {"constraints": {"maxWallClockTime": _duration(hours)}})
@@ -256,7 +257,7 @@ async def _all_or_first_error(*steps: Any) -> None:
 
 
 def _duration(hours: float) -> str:
-    return f"PT{round(hours * 60)}M"
+    return f"PT{round(hours * 3600)}S"
 
 
 def _running_python() -> str:
