@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,12 +28,34 @@ class Account:
     credential: Any = field(default=None, repr=False)
 
     def token_credential(self) -> Any:
-        """The credential given, else Azure's default chain (environment, managed identity, az login, ...)."""
-        if self.credential is not None:
-            return self.credential
-        from azure.identity import DefaultAzureCredential
+        """The credential given, else Azure's default chain (environment, managed identity, az login, ...), for the
+        asynchronous clients."""
+        if self.credential is None:
+            from azure.identity import DefaultAzureCredential
 
-        return DefaultAzureCredential()
+            return OffTheLoop(DefaultAzureCredential())
+        if inspect.iscoroutinefunction(self.credential.get_token):
+            return self.credential
+        return OffTheLoop(self.credential)
+
+
+class OffTheLoop:
+    """A synchronous TokenCredential for asynchronous clients: it may ask a server or a program, so a thread waits."""
+
+    def __init__(self, credential: Any) -> None:
+        self._credential = credential
+
+    async def get_token(self, *scopes: str, **options: Any) -> Any:
+        return await asyncio.to_thread(self._credential.get_token, *scopes, **options)
+
+    async def close(self) -> None:
+        """The credential belongs to whoever made it."""
+
+    async def __aenter__(self) -> OffTheLoop:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 def open_session(account: Account, timeout: float) -> aiohttp.ClientSession:
