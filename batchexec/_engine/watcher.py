@@ -19,12 +19,13 @@ from .work import Chunk
 
 T = TypeVar("T")
 
-_SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.025, 2.0
+_PATIENCE = 0.1  # of the time without news: how long until the next look
+_SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.2, 2.0
 _MANY, _SHORTEST_FOR_MANY = 10, 0.012  # with so many chunks under way, each look finds several results
 _SHELVES = 8  # listed in a turn: work is done in order, so the first ones are where results appear
 _READS = 32
-_STATES_EVERY = 8  # task states are asked for this many times more slowly than results
-_OVERLAP, _OVERLAP_LOCAL = 10, 3  # turns that a query of states reaches back: the service's indexes may lag
+_STATES_LOCAL, _STATES = (0.1, 0.5), (2.0, 8.0)  # least and most seconds between queries of task states
+_OVERLAP_LOCAL, _OVERLAP = 0.5, 60.0  # seconds that such a query reaches back: the service's indexes may lag
 _LOST_SECONDS = 60.0  # a task not heard of for so long is asked for by name
 
 
@@ -35,9 +36,9 @@ class Watcher:
         self._board = board
         self._session = session
         self._longest = _LONGEST_LOCAL if session.is_local else _LONGEST
+        self._states = _STATES_LOCAL if session.is_local else _STATES
         self._overlap = _OVERLAP_LOCAL if session.is_local else _OVERLAP
-        self._interval = _SHORTEST
-        self._round_trip = 0.0
+        self._news = 0.0  # when a result was last seen, by time.time()
         self._reads = asyncio.Semaphore(_READS)
         self._reading: set[int] = set()  # numbers of chunks whose blobs are being read
         self._since = "2000-01-01T00:00:00Z"
@@ -57,31 +58,37 @@ class Watcher:
         it the user's objects.)"""
         sent = self._sent()
         if not sent:
-            self._interval = _SHORTEST
             return _SHORTEST
         begin = time.monotonic()
         listings = [self._ask(functools.partial(self._session.store.names, shelf)) for shelf in self._shelves(sent)]
         found = await asyncio.gather(*listings)
-        self._round_trip = time.monotonic() - begin
+        round_trip = time.monotonic() - begin
         fresh = self._awaited([name for listing in found for name in listing])
         for chunk in fresh:
             self._board.spawn(self._read(chunk))
-        # Results come in bursts: look again soon after one, more and more rarely otherwise.
-        shortest = _SHORTEST if len(sent) < _MANY else _SHORTEST_FOR_MANY
-        self._interval = shortest if fresh else min(max(self._interval, shortest) * 1.3, self._longest)
-        return max(self._interval, min(self._round_trip, self._longest))
+        if fresh:
+            self._news = time.time()
+        # Results come in bursts: look again soon after one, and the more rarely the longer there was none.
+        shortest = max(round_trip, _SHORTEST if len(sent) < _MANY else _SHORTEST_FOR_MANY)
+        return min(max(_PATIENCE * self._quiet(sent), shortest), self._longest)
+
+    def _quiet(self, sent: list[Chunk]) -> float:
+        """Seconds since a result was seen or a task was sent."""
+        return max(0.0, time.time() - max(self._news, *(chunk.sent_at for chunk in sent)))
 
     async def watch_tasks(self) -> None:
         """Show what runs, and find tasks that are over without a result."""
         while True:
             await self._board.busy.wait()
-            pause = max(self._longest, self._interval) * _STATES_EVERY / 2
+            least, most = self._states
+            pause = least
             sent = self._sent()
             if sent:
+                pause = min(max(self._quiet(sent) / 5, least), most)
                 query = functools.partial(self._session.batch.tasks_changed_since, self._session.job_id)
                 changed = await self._ask(functools.partial(query, self._since))
                 self._apply(changed, {chunk.task_id: chunk for chunk in sent})
-                self._move_window(changed, pause)
+                self._move_window(changed)
                 await self._ask_for_lost(sent)
             del sent  # a sleeping loop must hold no chunk, and with it the user's objects
             await asyncio.sleep(pause)
@@ -158,11 +165,11 @@ class Watcher:
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
         self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, session.timeout))
 
-    def _move_window(self, changed: list[dict[str, Any]], pause: float) -> None:
+    def _move_window(self, changed: list[dict[str, Any]]) -> None:
         """Ask next time from a little before the latest change seen: the service's own clock counts."""
         times = [task["stateTransitionTime"] for task in changed if task.get("stateTransitionTime")]
         if times:
-            latest = _parse(max(times)) - timedelta(seconds=pause * self._overlap)
+            latest = _parse(max(times)) - timedelta(seconds=self._overlap)
             self._since = max(self._since, latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
     async def _ask_for_lost(self, sent: list[Chunk]) -> None:
