@@ -55,6 +55,7 @@ class Session:
         self._place = place
         self.is_local = place.where == "local"
         self.timeout = config.timeout
+        self.slots = place.slots
         self.job_id = f"{config.job_prefix}-{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         self.key = secrets.token_bytes(32)
         patience = config.connect_timeout

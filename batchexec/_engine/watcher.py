@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
@@ -22,7 +23,6 @@ T = TypeVar("T")
 _PATIENCE = 0.1  # of the time without news: how long until the next look
 _SHORTEST, _LONGEST_LOCAL, _LONGEST = 0.005, 0.2, 2.0
 _MANY, _SHORTEST_FOR_MANY = 10, 0.012  # with so many chunks under way, each look finds several results
-_SHELVES = 8  # listed in a turn: work is done in order, so the first ones are where results appear
 _READS = 32
 _STATES_LOCAL, _STATES = (0.1, 0.5), (2.0, 8.0)  # least and most seconds between queries of task states
 _OVERLAP_LOCAL, _OVERLAP = 0.5, 60.0  # seconds that such a query reaches back: the service's indexes may lag
@@ -43,6 +43,9 @@ class Watcher:
         self._reading: set[int] = set()  # numbers of chunks whose blobs are being read
         self._since = "2000-01-01T00:00:00Z"
         self._turn = 0
+        # Work is done in order, so results appear on the first shelves that still have work: as many as hold what all
+        # slots are at, and one more that they are about to begin.
+        self._shelves_at_work = 1 + math.ceil(session.slots / names.SHELF_CHUNKS)
 
     def _sent(self) -> list[Chunk]:
         return [chunk for chunk in self._board.unsettled() if chunk.task_id]
@@ -109,7 +112,7 @@ class Watcher:
     def _shelves(self, sent: list[Chunk]) -> list[str]:
         """Prefixes to list in this turn: the first with pending chunks, and one of the others by turns."""
         prefixes = list(dict.fromkeys(names.shelf_prefix(chunk.number) for chunk in sent))
-        chosen, others = prefixes[:_SHELVES], prefixes[_SHELVES:]
+        chosen, others = prefixes[: self._shelves_at_work], prefixes[self._shelves_at_work :]
         if others:
             self._turn += 1
             chosen.append(others[self._turn % len(others)])
