@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +160,19 @@ def test_a_failing_start_task_reaches_the_future(account: Account) -> None:
     start = {"commandLine": "/bin/sh -c 'echo no licence >&2; exit 7'", "waitForSuccess": True}
     text = refusal(account, errors.NodeError, pool_id="start", pool_options={"startTask": start})
     assert "start task failed (exit code 7)" in text
+
+
+@pytest.mark.slow  # the Azure path looks at the pool's health after 5 s
+def test_one_bad_node_is_a_warning_while_others_work(
+    account: Account, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    only_one = {"commandLine": f"/bin/mkdir {tmp_path}/taken", "waitForSuccess": True}
+    name = make_pool(account, "half", targetDedicatedNodes=2, taskSlotsPerNode=1, startTask=only_one)
+    with BatchExecutor(**account.settings, pool_id=name) as executor, caplog.at_level(logging.WARNING, "batchexec"):
+        for future in [executor.submit(time.sleep, 6) for _ in range(2)]:
+            future.result(60)
+    assert "start task failed" in caplog.text
+    assert "Other nodes go on." in caplog.text
 
 
 def test_a_pool_that_gets_no_cores_reaches_the_future() -> None:
