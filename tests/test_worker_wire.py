@@ -288,3 +288,48 @@ def test_secrets_stay_out_of_what_is_shown(account: Account) -> None:
     for text in shown:
         assert account.ready["batch_key"] not in text
         assert account.ready["storage_key"] not in text
+
+
+# what a job keeps of itself
+
+
+def envelope_at(executor: BatchExecutor, container: Any, blob: str, about: bytes) -> dict[str, Any]:
+    """The header of a signed blob that begins with an envelope without frames."""
+    session: Any = executor._engine and executor._engine.session
+    data = container.get_blob_client(blob).download_blob().readall()
+    return envelope.unseal(session.key, about, data[: envelope.headed_length(data)])[0]
+
+
+def test_a_job_can_be_read_from_its_storage_alone(account: Account) -> None:
+    with BatchExecutor(**account.settings, pool_id="narrow") as executor:
+        assert list(executor.map(work.double, range(5), chunksize=2)) == [0, 2, 4, 6, 8]
+        executor.submit(work.double, 7).result(30)
+        container = account.only_container()
+        job = str(executor.stats().job_id)
+        manifest = envelope_at(executor, container, "manifest/000001", envelope.context("manifest", job, 1))
+        first = envelope_at(executor, container, "in/00000001", envelope.context("index", job, 1))
+        second = envelope_at(executor, container, "in/00000002", envelope.context("index", job, 2))
+    assert (manifest["callable"], manifest["items"]) == ("double", 5)
+    assert manifest["chunks"] == [[0, 0, 2], [1, 2, 2], [2, 4, 1]]  # chunk, its first item, how many
+    assert len(manifest["code"]) == 64
+    assert [(entry["chunk"], entry["items"], entry["first"]) for entry in first["chunks"]] == [
+        (0, 2, 0),
+        (1, 2, 2),
+        (2, 1, 4),
+    ]
+    assert [(entry["chunk"], entry["call"], entry["map"]) for entry in second["chunks"]] == [(3, "double", False)]
+
+
+def test_of_much_output_the_tail_is_with_the_result_and_all_of_it_in_storage(account: Account) -> None:
+    def talk() -> None:
+        for number in range(20_000):
+            print(f"line {number:6d}")
+
+    with BatchExecutor(**account.settings, pool_id="narrow", echo=False) as executor:
+        future = executor.submit(talk)
+        future.result(30)
+        log = account.only_container().get_blob_client(names.log_blob(0, 0)).download_blob().readall()
+    assert len(future.stdout()) == names.TAIL_BYTES
+    assert future.stdout().endswith("line  19999\n")
+    whole = b"".join(b"line %6d\n" % number for number in range(20_000))
+    assert log.endswith(whole)
