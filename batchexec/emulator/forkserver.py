@@ -15,6 +15,8 @@ from .processes import Launch, ProcessServer, Running
 SETTING = "BATCHEXEC_FORK_SERVER"
 FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
 _START_SECONDS = 60.0
+# No fork there, or system libraries that may crash in a forked child once they were loaded (numpy loads such).
+_NO_SAFE_FORK = ("win32", "darwin")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ForkServers:
 
     def _wanted(self, argv: list[str], env: dict[str, str], cwd: str) -> Wanted | None:
         named = env.get(SETTING)
-        if not named or sys.platform == "win32":
+        if not named or sys.platform in _NO_SAFE_FORK:
             return None
         file, module, digest = [*named.rsplit(":", 2), "", ""][:3]
         zipapp = os.path.join(env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", cwd), file)
