@@ -191,26 +191,35 @@ class MapIterator(Generic[T]):
 
     def __next__(self) -> T:
         try:
-            while not self._outcomes:
-                if not self._waiting:
-                    raise StopIteration
-                outcomes = self._take()
-                self._outcomes.extend(outcomes)
-                outcomes.clear()
-            value, error = self._outcomes.popleft()
-            if error is None:
-                return value  # type: ignore[no-any-return]
-            if self._return_exceptions:
-                return error  # type: ignore[return-value]
-            try:
-                raise error
-            finally:
-                del error
-        except StopIteration:
-            raise
+            found = self._next_outcome()
         except BaseException:
             self.close()
             raise
+        if found is None:
+            raise StopIteration
+        value, error = found
+        del found  # the caller's results belong to the caller alone
+        if error is None:
+            return value  # type: ignore[no-any-return]
+        if self._return_exceptions:
+            return error  # type: ignore[return-value]
+        self.close()
+        try:
+            if isinstance(error, StopIteration):  # it would end the loop as if all results had come
+                raise RuntimeError("the function raised StopIteration") from error
+            raise error
+        finally:
+            del error
+
+    def _next_outcome(self) -> Outcome | None:
+        """What came of the next item; None after the last."""
+        while not self._outcomes:
+            if not self._waiting:
+                return None
+            outcomes = self._take()
+            self._outcomes.extend(outcomes)
+            outcomes.clear()
+        return self._outcomes.popleft()
 
     def close(self) -> None:
         """Cancel the chunks that have not started and forget the rest."""

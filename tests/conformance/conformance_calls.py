@@ -113,3 +113,9 @@ class Counter:
 
     def __call__(self, x: int) -> int:
         return self.count * x
+
+
+def stop_at_two(number: int) -> int:
+    if number == 2:
+        raise StopIteration
+    return number

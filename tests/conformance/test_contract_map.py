@@ -36,6 +36,12 @@ class TestMap:
         last.result()
         assert sorted(lines_of(log)) == ["0", "1", "2"]
 
+    def test_a_stop_iteration_of_the_function_does_not_look_like_the_end(self, shared: Executor) -> None:
+        results = shared.map(calls.stop_at_two, range(5))
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            next(results)
+
     def test_an_error_of_the_iterable_is_the_callers(self, shared: Executor) -> None:
         def broken() -> Iterator[int]:
             yield 1
