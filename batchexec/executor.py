@@ -122,8 +122,11 @@ class BatchExecutor(Executor):
         if self._inline:
             run_now(future, lambda: future._call())  # type: ignore[misc]
             return future
-        call = self._call(fn, future)
-        if call is not None:
+        try:
+            call = self._call(fn)
+        except PayloadError as error:
+            future.fail(error)
+        else:
             self._send([self._chunk(call, future, [(args, kwargs)], number, first)])
         return future
 
@@ -300,18 +303,14 @@ class BatchExecutor(Executor):
         # Dropping the executor drains it, as with the standard library's.
         weakref.finalize(self, self._engine.end, "drain").atexit = False
 
-    def _call(self, fn: Callable[..., Any], future: ChunkFuture[Any]) -> Call | None:
-        """The callable, pickled; None when it cannot be, which the future then tells."""
+    def _call(self, fn: Callable[..., Any]) -> Call:
+        """The callable, pickled. Raises PayloadError when it cannot be."""
         from ._engine.work import Call, Part
 
-        try:
-            if self._initializer is not None and self._init_part is None:
-                self._init_part = Part((self._initializer, self._initargs), "the initializer")
-            name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-            return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed)
-        except PayloadError as error:
-            future.fail(error)
-            return None
+        if self._initializer is not None and self._init_part is None:
+            self._init_part = Part((self._initializer, self._initargs), "the initializer")
+        name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed)
 
     def _chunk(
         self,
@@ -355,9 +354,12 @@ class BatchExecutor(Executor):
         futures = [ChunkFuture[list[Outcome]](min(size, len(known) - start)) for start in starts]
         if self._inline:
             return run_chunks(fn, known, size, self._config.seed, first)
-        call = self._call(fn, futures[0])
-        if call is None:
-            return iter(futures[:1])
+        try:
+            call = self._call(fn)
+        except PayloadError as error:
+            for future in futures:
+                future.fail(error)
+            return iter(futures)
         chunks = []
         for index, (start, future) in enumerate(zip(starts, futures, strict=True)):
             items: list[Item] = [(args, {}) for args in known[start : start + size]]
@@ -376,10 +378,12 @@ class BatchExecutor(Executor):
                 yield from run_chunks(fn, known, len(known), self._config.seed, first)
                 continue
             future = ChunkFuture[list[Outcome]](len(known))
-            call = call or self._call(fn, future)
-            if call is None:
+            try:
+                call = call or self._call(fn)
+            except PayloadError as error:
+                future.fail(error)
                 yield future
-                return
+                continue
             batch: list[Item] = [(args, {}) for args in known]
             self._send([self._chunk(call, future, batch, number, first, offset=offset, is_map=True)])
             offset += len(known)

@@ -74,6 +74,9 @@ def test_a_callable_that_cannot_be_pickled_is_named(executor: BatchExecutor) -> 
         future.result(10)
     with pytest.raises(PicklingError, match="guarded"):
         list(executor.map(guarded, range(3)))
+    for buffersize in (None, 2):
+        errors = list(executor.map(guarded, range(5), chunksize=2, buffersize=buffersize, return_exceptions=True))
+        assert [type(error) for error in errors] == [PicklingError] * 5
 
 
 def test_an_argument_that_cannot_be_pickled_spares_its_neighbours(executor: BatchExecutor) -> None:
