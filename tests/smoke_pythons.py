@@ -55,7 +55,8 @@ def smoke(python: Path, version: tuple[int, int]) -> None:
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         subprocess.run([*pip, source], check=True)
-        subprocess.run([inner, "-I", ROOT / "tests" / "smoke.py"], check=True, cwd=elsewhere, timeout=120)
+        # As strict as a user's own tests may be: no warning may come from within.
+        subprocess.run([inner, "-I", "-W", "error", ROOT / "tests" / "smoke.py"], check=True, cwd=elsewhere, timeout=120)
 
 
 def main() -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 from azure.batch.aio import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.pipeline import PipelineRequest
+from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.core.rest import HttpRequest
 
 from batchexec.errors import ServiceError
@@ -46,12 +48,11 @@ class BatchService:
             if account.batch_key
             else account.token_credential()
         )
-        # The SDK's shared-key policy calls utcnow(); where warnings are errors, every request would fail.
-        warnings.filterwarnings("ignore", ".*utcnow", DeprecationWarning, r"azure\.batch\._patch")
         self._client = BatchClient(
             account.batch_endpoint,
             credential,
             transport=sdk_transport(session, account.batch_endpoint),
+            per_call_policies=[_Dated()],
             retry_total=0,  # retries are faults.persistently's alone
         )
 
@@ -222,6 +223,14 @@ class BatchService:
                 return
             async for item in page:
                 yield item
+
+
+class _Dated(SansIOHTTPPolicy[Any, Any]):
+    """Dates each request, as the SDK's shared-key policy would, but by utcnow(): where warnings are errors, that
+    fails every request from Python 3.12 on."""
+
+    def on_request(self, request: PipelineRequest[Any]) -> None:
+        request.http_request.headers["ocp-date"] = formatdate(usegmt=True)
 
 
 def _with_values(text: str, error: Json) -> str:

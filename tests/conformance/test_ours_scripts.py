@@ -16,7 +16,7 @@ def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(source))
     return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
+        [sys.executable, "-W", "error", str(script)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
