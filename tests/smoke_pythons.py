@@ -56,7 +56,8 @@ def smoke(python: Path, version: tuple[int, int]) -> None:
             shutil.copy(ROOT / name, source)
         subprocess.run([*pip, source], check=True)
         # As strict as a user's own tests may be: no warning may come from within.
-        subprocess.run([inner, "-I", "-W", "error", ROOT / "tests" / "smoke.py"], check=True, cwd=elsewhere, timeout=120)
+        strict = [inner, "-I", "-W", "error", ROOT / "tests" / "smoke.py"]
+        subprocess.run(strict, check=True, cwd=elsewhere, timeout=120)
 
 
 def main() -> int:
