@@ -107,7 +107,7 @@ class BatchConfig:
     idle_minutes: int = setting(10, "Minutes without work after which the nodes go", check=checks.between(1))
     image: str | None = setting(
         None,
-        "Container image of the nodes; default on Azure `python:<minor of this Python>-slim`",
+        "Container image of the nodes, on Azure only; default `python:<minor of this Python>-slim`",
         check=checks.like(r"\S+", "a container image without blanks"),
     )
     os_image: str = setting(

@@ -52,6 +52,17 @@ class Account:
             "python": sys.executable,
         }
 
+    def environment(self, **more: str) -> dict[str, str]:
+        """The same for a program: what `az batch` reads, and `more`."""
+        return scrubbed(
+            AZURE_BATCH_ACCOUNT=self.ready["account"],
+            AZURE_BATCH_ENDPOINT=self.ready["batch_endpoint"],
+            AZURE_BATCH_ACCESS_KEY=self.ready["batch_key"],
+            AZURE_STORAGE_CONNECTION_STRING=self.ready["connection_string"],
+            BATCHEXEC_PYTHON=sys.executable,
+            **more,
+        )
+
     def fixed_pool(self, name: str = "fixed", slots: int = 4) -> str:
         image = models.BatchVmImageReference(
             publisher="microsoft-dsvm", offer="ubuntu-hpc", sku="2404", version="latest"

@@ -34,17 +34,6 @@ def account() -> Iterator[Account]:
         yield running
 
 
-def settings(account: Account, pool: str) -> dict[str, str]:
-    return scrubbed(
-        AZURE_BATCH_ACCOUNT=account.ready["account"],
-        AZURE_BATCH_ENDPOINT=account.ready["batch_endpoint"],
-        AZURE_BATCH_ACCESS_KEY=account.ready["batch_key"],
-        AZURE_STORAGE_CONNECTION_STRING=account.ready["connection_string"],
-        BATCHEXEC_POOL_ID=pool,
-        BATCHEXEC_PYTHON=sys.executable,
-    )
-
-
 def command(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "batchexec._cli", *words]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
@@ -52,7 +41,7 @@ def command(environment: dict[str, str], *words: str) -> subprocess.CompletedPro
 
 def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tmp_path: Path) -> None:
     pool = account.fixed_pool()
-    environment = settings(account, pool)
+    environment = account.environment(BATCHEXEC_POOL_ID=pool)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", _INTERRUPTED], env=environment, stdout=pipe, stderr=pipe) as client:
         assert client.stdout is not None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from helpers_service import Account, scrubbed, service, until
+from helpers_service import Account, service, until
 
 from batchexec import BatchExecutor
 
@@ -43,15 +43,7 @@ def test_work_outlives_the_limit_while_its_client_lives(account: Account) -> Non
 
 @pytest.mark.slow  # the Azure path asks for task states every 8 s
 def test_the_job_of_a_dead_client_ends_by_itself(account: Account) -> None:
-    environment = scrubbed(
-        AZURE_BATCH_ACCOUNT=account.ready["account"],
-        AZURE_BATCH_ENDPOINT=account.ready["batch_endpoint"],
-        AZURE_BATCH_ACCESS_KEY=account.ready["batch_key"],
-        AZURE_STORAGE_CONNECTION_STRING=account.ready["connection_string"],
-        BATCHEXEC_POOL_ID="fixed",
-        BATCHEXEC_PYTHON=sys.executable,
-        BATCHEXEC_WALL_CLOCK_HOURS=str(12 / 3600),
-    )
+    environment = account.environment(BATCHEXEC_POOL_ID="fixed", BATCHEXEC_WALL_CLOCK_HOURS=str(12 / 3600))
     with subprocess.Popen([sys.executable, "-c", _CLIENT], env=environment, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"running\n"

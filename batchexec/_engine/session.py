@@ -196,7 +196,7 @@ class Session:
             names.ENV_JOB: self.job_id,
             names.ENV_KEY: base64.b64encode(self.key).decode(),
             names.ENV_STORE: self.store.base_url,
-            names.ENV_PYTHON: _running_python(),
+            names.ENV_PYTHON: names.running_python(),
         }
         body: Json = {
             "id": self.job_id,
@@ -259,9 +259,3 @@ async def _all_or_first_error(*steps: Any) -> None:
 
 def _duration(hours: float) -> str:
     return f"PT{round(hours * 3600)}S"
-
-
-def _running_python() -> str:
-    import platform
-
-    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"

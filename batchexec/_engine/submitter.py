@@ -10,7 +10,7 @@ from typing import Any
 
 from batchexec._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
 from batchexec._wire import names
-from batchexec.errors import BatchExecError, ServiceError, SourceError
+from batchexec.errors import BatchExecError, BrokenBatchExecutor, ServiceError, SourceError
 
 from .board import Board
 from .packer import PACK_BYTES, Packed, Packer, task_spec
@@ -67,16 +67,15 @@ class Submitter:
 
     async def _take(self) -> None:
         for chunks in self._board.take_inbox():
-            if chunks[0].is_map and len(chunks) > 0:
+            if chunks[0].is_map:
                 self._calls += 1
                 await self._manifest(chunks)
             self._waiting.extend(chunks)
         while self._waiting:
-            batch = (
-                await asyncio.get_running_loop().run_in_executor(None, self._next_batch)
-                if (self._may_be_slow())
-                else self._next_batch()
-            )
+            if self._may_be_slow():
+                batch = await asyncio.get_running_loop().run_in_executor(None, self._next_batch)
+            else:
+                batch = self._next_batch()
             for chunk, error in batch.failed:
                 self._board.fail(chunk, error)
             if batch.packed:
@@ -211,8 +210,6 @@ def _groups(tasks: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _job_over(job: str, error: ServiceError) -> BatchExecError:
-    from batchexec.errors import BrokenBatchExecutor
-
     return BrokenBatchExecutor(
         f"job {job} was ended by someone else or by its time limit ({error.code}): open a new BatchExecutor"
     )

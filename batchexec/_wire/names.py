@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+
 # Environment settings of the job (secret: KEY) and of each task (secret: CHUNK, it carries SAS).
 ENV_JOB = "BX_JOB"
 ENV_KEY = "BX_KEY"
@@ -65,17 +68,14 @@ def task_id(chunk: int, generation: int) -> str:
     return f"c{chunk:08d}-g{generation}"
 
 
-def parse_task_id(name: str) -> tuple[int, int] | None:
-    """(chunk, generation) of a task id of ours, None for anybody else's."""
-    head, dash, tail = name.partition("-g")
-    if not dash or head[:1] != "c" or not head[1:].isdigit() or not tail.isdigit():
-        return None
-    return int(head[1:]), int(tail)
-
-
 def result_blob(chunk: int, generation: int) -> str:
     return shelf_prefix(chunk) + chunk_name(chunk, generation)
 
 
 def log_blob(chunk: int, generation: int) -> str:
     return f"log/{chunk_name(chunk, generation)}"
+
+
+def running_python() -> str:
+    """This interpreter's implementation and minor: pickled code travels between equal ones only."""
+    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"

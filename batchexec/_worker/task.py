@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import platform
 import sys
 import time
 from typing import Any
@@ -97,8 +96,8 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
         if not first_run and task.has_result():
             return 0
         try:
-            if task.client_python != running_python():
-                raise Refusal("python_mismatch", "", client=task.client_python, worker=running_python())
+            if task.client_python != names.running_python():
+                raise Refusal("python_mismatch", "", client=task.client_python, worker=names.running_python())
             chunk, chunk_frames = task.fetch()
             if preloads is not None and preloads.wants(chunk["modules"]):
                 return None
@@ -147,11 +146,6 @@ def upload_log(task: Task, paths: list[str], header: dict[str, Any], frames: lis
     file, length = logs.log_file(envelope.seal(task.key, about, header, frames), paths)
     with file:
         task.store.put(names.log_blob(task.chunk, task.generation), task.spec["log"], file, length)
-
-
-def running_python() -> str:
-    """This interpreter's implementation and minor: pickled code travels between equal ones only."""
-    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _run_chunk(
