@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+from .options import Options
 from .quotas import Quotas
 from .service import Access, Emulator, listen
 
@@ -41,9 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     # Before the servers are loaded: who connects now waits in the backlog, and loads its own part meanwhile.
     print(access.line() if options.json else _greeting(access), flush=True)
     _load_http_server()
-    given = Quotas(options.core_quota, options.spot_quota, options.pool_quota, options.job_quota)
-    emulator = Emulator(batch, blobs, access, options.root, python=os.path.abspath(python), quotas=given)
-    asyncio.run(_serve(emulator, options.until_eof))
+    most = Quotas(options.core_quota, options.spot_quota, options.pool_quota, options.job_quota)
+    chosen = Options(options.root, os.path.abspath(python), most)
+    asyncio.run(_serve(Emulator(batch, blobs, access, chosen), options.until_eof))
     return 0
 
 

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from . import schema
 from .autoscale import FormulaError, NoSamples, evaluate, results_text
-from .clock import Timer, iso, seconds_of
+from .clock import Clock, Timer, iso, seconds_of
 from .errors import BatchError, missing
-from .scheduler import Scheduler
+from .pools import Pools
 from .server import Call, Operation, answer, done
 from .state import Account, Body, Pool
 
@@ -30,10 +30,10 @@ class PoolScale:
 
 
 class AutoScaler:
-    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+    def __init__(self, account: Account, clock: Clock, pools: Pools) -> None:
         self._account = account
-        self._scheduler = scheduler
-        self._clock = scheduler.clock
+        self._clock = clock
+        self._pools = pools
         self._scales: dict[Pool, PoolScale] = {}
 
     def operations(self) -> dict[str, Operation]:
@@ -136,7 +136,7 @@ class AutoScaler:
         spot = _nodes(found.get("$TargetLowPriorityNodes"), pool.target_spot)
         changed = (dedicated, spot) != (pool.target_dedicated, pool.target_spot)
         if (changed or pool.resize_errors) and pool.allocation_state == "steady":
-            self._scheduler.resize(pool, dedicated, spot, str(found.get("$NodeDeallocationOption", "requeue")))
+            self._pools.resize(pool, dedicated, spot, str(found.get("$NodeDeallocationOption", "requeue")))
 
     def _run(self, pool: Pool, formula: str) -> tuple[Body, dict[str, float | list[float] | str]]:
         run: Body = {"timestamp": iso(self._clock.now())}

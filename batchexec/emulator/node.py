@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import containers
 from .attempts import TASK_ENDED, NodeRun, PrepRun, Stopped, TaskRun
@@ -14,9 +13,10 @@ from .clock import Clock
 from .forkserver import ForkServers
 from .processes import Launch, ProcessServer, Running
 from .resources import Downloader
-from .state import Body, Job, Node, Task, settings
+from .state import Account, Body, Job, Node, Task, settings
 
 if TYPE_CHECKING:
+    from .pools import Pools
     from .scheduler import Scheduler
 
 PREP = "jobpreparation"
@@ -27,13 +27,24 @@ class NodeAgent:
     """The agent on one node."""
 
     def __init__(
-        self, node: Node, root: Path, account: str, url: str, path: str, clock: Clock, scheduler: Scheduler
+        self,
+        node: Node,
+        root: Path,
+        account: Account,
+        url: str,
+        path: str,
+        clock: Clock,
+        scheduler: Scheduler,
+        pools: Pools,
     ) -> None:
         self.node = node
         self.root = root
         self.clock = clock
         self.has_containers = containers.enabled(node.pool.body)
+        self.url = f"{url}/pools/{node.pool.id}/nodes/{node.id}"
+        self._account = account
         self._scheduler = scheduler
+        self._pools = pools
         for part in ("shared", "startup", "workitems", "tmp"):
             (root / part).mkdir(parents=True)
         self._env = {
@@ -41,7 +52,7 @@ class NodeAgent:
             "LANG": "C.UTF-8",
             "USER": "_azbatch",
             "TMPDIR": str(root / "tmp"),
-            "AZ_BATCH_ACCOUNT_NAME": account,
+            "AZ_BATCH_ACCOUNT_NAME": account.name,
             "AZ_BATCH_ACCOUNT_URL": url + "/",
             "AZ_BATCH_POOL_ID": node.pool.id,
             "AZ_BATCH_NODE_ID": node.id,
@@ -75,30 +86,24 @@ class NodeAgent:
         working = str(root / "wd")
         own = {"HOME": working, "AZ_BATCH_TASK_DIR": str(root), "AZ_BATCH_TASK_WORKING_DIR": working}
         run = NodeRun(self, body, root, {**self._env, **own, **settings(body.get("environmentSettings"))})
-        self._spawn(self._run_start(run, body))
+        self._account.spawn(self._run_start(run, body))
         return run
 
     async def _run_start(self, run: NodeRun, body: Body) -> None:
-        self._scheduler.starting(self.node)
+        self._pools.starting(self.node)
         await run.complete(body.get("maxTaskRetryCount") or 0)
-        self._scheduler.started(self.node)
+        self._pools.started(self.node)
 
     def start(self, task: Task) -> TaskRun:
         """Begin a task that the scheduler placed here; the scheduler hears of its end."""
         job = task.job
         root = self.task_root(job, task.id)
         run = TaskRun(self, task, root, self._environment(job, task.id, root, task.body))
-        run.finished = self._spawn(self._run_task(task, run))
+        run.finished = self._account.spawn(self._run_task(task, run))
         return run
 
     def task_root(self, job: Job, task_id: str) -> Path:
         return self.root / "workitems" / job.id / "job-1" / task_id
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        started = asyncio.ensure_future(work)
-        self._scheduler.account.work.add(started)
-        started.add_done_callback(self._scheduler.account.work.discard)
-        return started
 
     def _environment(self, job: Job, task_id: str, root: Path, body: Body) -> dict[str, str]:
         base = self._job_env.get(job)
@@ -147,7 +152,7 @@ class NodeAgent:
             root = self.task_root(job, id)
             prep = PrepRun(self, job, root, self._environment(job, id, root, body), first)
             self.node.prepared[job] = job.prepared_on[self.node.id] = prep
-            self._spawn(self._run_prep(prep, body))
+            self._account.spawn(self._run_prep(prep, body))
         return prep
 
     async def _run_prep(self, prep: PrepRun, body: Body) -> None:

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from . import schema
 from .attempts import PrepRun
-from .clock import INFINITE, iso
+from .clock import INFINITE, Clock, iso
 from .errors import BatchError
-from .scheduler import Scheduler
+from .jobs import Jobs
 from .server import Call, Operation, answer, chosen, done, listed
 from .state import Account, Body, Job
 
@@ -27,9 +27,10 @@ _FILTERS = {
 
 
 class JobRoutes:
-    def __init__(self, account: Account, scheduler: Scheduler) -> None:
+    def __init__(self, account: Account, clock: Clock, jobs: Jobs) -> None:
         self._account = account
-        self._scheduler = scheduler
+        self._clock = clock
+        self._jobs = jobs
 
     def operations(self) -> dict[str, Operation]:
         return {
@@ -53,10 +54,9 @@ class JobRoutes:
         if body["id"].lower() in self._account.jobs:
             raise BatchError("JobExists")
         self._account.quotas.admit_job(self._account)
-        job = Job(body["id"], body, self._scheduler.clock.now())
+        job = Job(body["id"], body, self._clock.now())
         self._account.jobs[job.id.lower()] = job
-        self._scheduler.watch(job)
-        self._scheduler.settle(job)
+        self._jobs.changed(job)
         return done(201, call, job, f"/jobs/{job.id}")
 
     def list(self, call: Call) -> web.Response:
@@ -102,10 +102,8 @@ class JobRoutes:
                 Reason="the pool of a job changes only while it is disabled",
             )
         job.body = {**job.body, **body}
-        job.touch(self._scheduler.clock.now())
-        self._scheduler.watch(job)
-        self._scheduler.settle(job)
-        self._scheduler.wake()
+        job.touch(self._clock.now())
+        self._jobs.changed(job)
         return done(200, call, job)
 
     def delete(self, call: Call) -> web.Response:
@@ -113,7 +111,7 @@ class JobRoutes:
         call.check_conditions(job)
         if job.state == "deleting":
             raise BatchError("JobBeingDeleted")
-        self._scheduler.delete_job(job)
+        self._jobs.delete(job)
         return done(202, call)
 
     def terminate(self, call: Call) -> web.Response:
@@ -122,7 +120,7 @@ class JobRoutes:
         job = self._account.job(call.ids[0])
         call.check_conditions(job)
         job.refuse_unless_open()
-        self._scheduler.terminate_job(job, body.get("terminateReason") or "UserTerminate")
+        self._jobs.terminate(job, body.get("terminateReason") or "UserTerminate")
         return done(202, call, job)
 
     def disable(self, call: Call) -> web.Response:
@@ -130,13 +128,13 @@ class JobRoutes:
         schema.DISABLE.check(body)
         job = self._account.job(call.ids[0])
         job.refuse_unless_open()
-        self._scheduler.disable_job(job, body["disableTasks"])
+        self._jobs.disable(job, body["disableTasks"])
         return done(202, call, job)
 
     def enable(self, call: Call) -> web.Response:
         job = self._account.job(call.ids[0])
         job.refuse_unless_open()
-        self._scheduler.enable_job(job)
+        self._jobs.enable(job)
         return done(202, call, job)
 
     def task_counts(self, call: Call) -> web.Response:

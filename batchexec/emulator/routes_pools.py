@@ -8,11 +8,11 @@ from aiohttp import web
 
 from . import schema
 from .autoscaler import AutoScaler
-from .clock import iso
+from .clock import Clock, iso
 from .errors import BatchError, invalid
 from .odata import Getter
+from .pools import Pools
 from .quotas import cores_of
-from .scheduler import Scheduler
 from .server import Call, Operation, Wire, answer, chosen, done, listed
 from .state import Account, Body, Pool
 
@@ -32,9 +32,10 @@ _POOL_FILTERS: dict[str, Getter] = {
 
 
 class PoolRoutes:
-    def __init__(self, account: Account, scheduler: Scheduler, scaler: AutoScaler) -> None:
+    def __init__(self, account: Account, clock: Clock, pools: Pools, scaler: AutoScaler) -> None:
         self._account = account
-        self._scheduler = scheduler
+        self._clock = clock
+        self._pools = pools
         self._scaler = scaler
 
     def operations(self) -> dict[str, Operation]:
@@ -64,13 +65,13 @@ class PoolRoutes:
             if "targetDedicatedNodes" in body or "targetLowPriorityNodes" in body:
                 raise invalid("targetDedicatedNodes", "", "not with autoscale")
         self._account.quotas.admit_pool(self._account)
-        pool = Pool(body["id"], body, self._scheduler.clock.now())
+        pool = Pool(body["id"], body, self._clock.now())
         self._account.pools[pool.id.lower()] = pool
         if scaled:
             self._scaler.begin(pool)
         else:
             dedicated, spot = body.get("targetDedicatedNodes", 0), body.get("targetLowPriorityNodes", 0)
-            self._scheduler.resize(pool, dedicated, spot)
+            self._pools.resize(pool, dedicated, spot)
         return done(201, call, pool, f"/pools/{pool.id}")
 
     def list(self, call: Call) -> web.Response:
@@ -88,7 +89,7 @@ class PoolRoutes:
     def delete(self, call: Call) -> web.Response:
         pool = self._account.pool(call.ids[0])
         call.check_conditions(pool)
-        self._scheduler.delete_pool(pool)
+        self._pools.delete(pool)
         return done(202, call)
 
     def patch(self, call: Call) -> web.Response:
@@ -96,7 +97,7 @@ class PoolRoutes:
         body = call.body()
         schema.POOL_PATCH.check(body)
         pool.body = {**pool.body, **schema.without_nulls(body)}
-        pool.touch(self._scheduler.clock.now())
+        pool.touch(self._clock.now())
         return done(200, call, pool)
 
     def resize(self, call: Call) -> web.Response:
@@ -109,7 +110,7 @@ class PoolRoutes:
             raise BatchError("PoolBeingResized")
         dedicated = body.get("targetDedicatedNodes")
         spot = body.get("targetLowPriorityNodes")
-        self._scheduler.resize(
+        self._pools.resize(
             pool,
             pool.target_dedicated if dedicated is None else dedicated,
             pool.target_spot if spot is None else spot,
@@ -120,7 +121,7 @@ class PoolRoutes:
     def stop_resize(self, call: Call) -> web.Response:
         pool = self._open(call)
         if pool.allocation_state == "resizing":
-            pool.allocate("stopping", self._scheduler.clock.now())
+            pool.allocate("stopping", self._clock.now())
         return done(202, call, pool)
 
     def _open(self, call: Call) -> Pool:

@@ -8,20 +8,22 @@ import os
 import shlex
 import shutil
 import socket
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .keys import new_key
+from .options import Options
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from .clock import Clock
-    from .quotas import Quotas
+    from .jobs import Jobs
+    from .pools import Pools
     from .scheduler import Scheduler
+    from .state import Account
 
 HOST = "127.0.0.1"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -67,29 +69,25 @@ class Access:
 
 
 class Emulator:
-    """Serves on two listening sockets, from `start` to `stop`; usable as an asynchronous context.
-
-    `python` is what `python` and `python3` mean on the nodes; by default the interpreter that runs this.
-    """
+    """Serves on two listening sockets, from `start` to `stop`; usable as an asynchronous context."""
 
     def __init__(
         self,
         batch: socket.socket,
         blobs: socket.socket,
         access: Access,
-        root: Path | None = None,
+        options: Options | None = None,
         clock: Clock | None = None,
-        python: str = sys.executable,
-        quotas: Quotas | None = None,
     ) -> None:
         self._sockets = batch, blobs
         self.access = access
-        self._given_root = root
+        self._options = options or Options()
         self._clock = clock
-        self._python = python
-        self._quotas = quotas
         self._runners: list[web.BaseRunner] = []
-        self.scheduler: Scheduler
+        self._scheduler: Scheduler
+        self.account: Account
+        self.jobs: Jobs
+        self.pools: Pools
 
     async def __aenter__(self) -> Emulator:
         await self.start()
@@ -103,8 +101,9 @@ class Emulator:
 
         from .autoscaler import AutoScaler
         from .clock import Clock
+        from .jobs import Jobs
         from .keys import SharedKey
-        from .quotas import Quotas
+        from .pools import Pools
         from .routes_files import FileRoutes
         from .routes_jobs import JobRoutes
         from .routes_nodes import NodeRoutes
@@ -115,18 +114,21 @@ class Emulator:
         from .state import Account
 
         access, clock = self.access, self._clock or Clock()
-        root = self._given_root or Path(tempfile.mkdtemp(prefix="batchexec-emulator-"))
+        root = self._options.root or Path(tempfile.mkdtemp(prefix="batchexec-emulator-"))
         self._root = root
-        account = Account(access.account, self._quotas or Quotas())
-        path = f"{_interpreters(root / 'bin', self._python)}{os.pathsep}{_PATH}"
-        self.scheduler = scheduler = Scheduler(account, clock, root, access.batch_endpoint, path)
+        self.account = account = Account(access.account, self._options.quotas)
+        path = f"{_interpreters(root / 'bin', self._options.python)}{os.pathsep}{_PATH}"
+        self._scheduler = scheduler = Scheduler(account, clock)
+        self.jobs = jobs = Jobs(account, clock, scheduler)
+        self.pools = pools = Pools(account, clock, scheduler, root / "nodes", access.batch_endpoint, path)
+        scaler = AutoScaler(account, clock, pools)
         batch = BatchServer(SharedKey(access.account, access.batch_key), clock)
-        scaler = AutoScaler(account, scheduler)
         batch.add(scaler.operations())
-        batch.add(PoolRoutes(account, scheduler, scaler).operations())
+        batch.add(PoolRoutes(account, clock, pools, scaler).operations())
         batch.add(NodeRoutes(account).operations())
-        for routes in (JobRoutes, TaskRoutes, FileRoutes):
-            batch.add(routes(account, scheduler).operations())
+        batch.add(JobRoutes(account, clock, jobs).operations())
+        batch.add(TaskRoutes(account, scheduler).operations())
+        batch.add(FileRoutes(account, scheduler).operations())
 
         loop = asyncio.get_running_loop()
 
@@ -149,10 +151,12 @@ class Emulator:
 
     async def stop(self) -> None:
         """Kill every process of every task, close the sockets, and remove what is ours."""
-        await self.scheduler.stop()
+        self._scheduler.stop()
+        await self.pools.stop()
+        await self.account.idle()
         for runner in self._runners:
             await runner.cleanup()
-        if self._given_root is None:
+        if self._options.root is None:
             await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
 
 

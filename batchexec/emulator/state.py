@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -306,14 +307,26 @@ class Job(Resource):
 
 
 class Account:
-    """All pools and jobs, by lower-cased id; `work` keeps the tasks of the loop alive until they are done."""
+    """All pools and jobs, by lower-cased id, and the work on them that goes on beside requests."""
 
     def __init__(self, name: str, quotas: Quotas) -> None:
         self.name = name
         self.quotas = quotas
         self.pools: dict[str, Pool] = {}
         self.jobs: dict[str, Job] = {}
-        self.work: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the request that asked for it."""
+        started = asyncio.ensure_future(work)
+        self._work.add(started)
+        started.add_done_callback(self._work.discard)
+        return started
+
+    async def idle(self) -> None:
+        """Wait for all that was spawned."""
+        while self._work:
+            await asyncio.wait(set(self._work), timeout=5)
 
     def pool(self, id: str) -> Pool:
         pool = self.pools.get(id.lower())

@@ -13,6 +13,7 @@ from batch_service import refused
 
 from batchexec.emulator.autoscale import FormulaError, evaluate
 from batchexec.emulator.clock import ManualClock
+from batchexec.emulator.options import Options
 from batchexec.emulator.service import Access, Emulator, listen
 
 FORMULA = """
@@ -57,7 +58,7 @@ def test_a_pool_grows_with_work_and_is_gone_without(tmp_path: Path) -> None:
         access = Access.create(batch, blobs)
         credential = AzureNamedKeyCredential(access.account, access.batch_key)
         async with (
-            Emulator(batch, blobs, access, tmp_path, clock),
+            Emulator(batch, blobs, access, Options(tmp_path), clock),
             BatchClient(access.batch_endpoint, credential) as client,
         ):
             body: Any = {"id": "p", "vmSize": "Standard_D4s_v5", "enableAutoScale": True, "autoScaleFormula": FORMULA}

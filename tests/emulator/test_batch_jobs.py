@@ -13,6 +13,7 @@ from azure.batch.aio import BatchClient as AsyncBatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import Service, refused, service
 
+from batchexec.emulator.options import Options
 from batchexec.emulator.service import Access, Emulator, listen
 
 __all__ = ["service"]
@@ -168,7 +169,7 @@ def test_a_job_can_be_deleted_while_its_nodes_and_other_pools_go(tmp_path: Path)
         access = Access.create(batch, blobs)
         credential = AzureNamedKeyCredential(access.account, access.batch_key)
         async with (
-            Emulator(batch, blobs, access, tmp_path) as emulator,
+            Emulator(batch, blobs, access, Options(tmp_path)) as emulator,
             AsyncBatchClient(access.batch_endpoint, credential) as client,
         ):
             for name in ("p", "q", "r"):
@@ -180,12 +181,11 @@ def test_a_job_can_be_deleted_while_its_nodes_and_other_pools_go(tmp_path: Path)
             await client.create_task_collection("j", tasks)
             while (await client.get_job_task_counts("j")).task_counts.completed < 4:
                 pass
-            account = emulator.scheduler.account
-            emulator.scheduler.delete_job(account.job("j"))
+            account = emulator.account
+            emulator.jobs.delete(account.job("j"))
             for pool in list(account.pools.values()):
-                emulator.scheduler.delete_pool(pool)
-            while account.work:
-                await asyncio.gather(*account.work)
+                emulator.pools.delete(pool)
+            await account.idle()
             assert (account.jobs, account.pools) == ({}, {})
 
     asyncio.run(scenario())

@@ -14,6 +14,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import Service, emulator, refused
 
 from batchexec.emulator.clock import ManualClock
+from batchexec.emulator.options import Options
 from batchexec.emulator.quotas import Quotas, cores_of
 from batchexec.emulator.service import Access, Emulator, listen
 
@@ -125,7 +126,7 @@ def test_an_autoscaled_pool_asks_again_until_the_quota_has_room(tmp_path: Path) 
         access = Access.create(batch, blobs)
         credential = AzureNamedKeyCredential(access.account, access.batch_key)
         async with (
-            Emulator(batch, blobs, access, tmp_path, clock, quotas=Quotas(cores=4)),
+            Emulator(batch, blobs, access, Options(tmp_path, quotas=Quotas(cores=4)), clock),
             BatchClient(access.batch_endpoint, credential) as client,
         ):
             first: Any = {"id": "first", "vmSize": "Standard_D4s_v5", "targetDedicatedNodes": 1}
