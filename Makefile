@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help demo test lint types quick test-slow bench clean
+.PHONY: help demo test lint types quick test-slow tools containers bench clean
 
 help:
 	@echo "make demo       the main job: a real loop, serial and then with BatchExecutor"
@@ -29,6 +29,7 @@ quick: $(VENV)/.installed-test
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.installed-test
+	$(MAKE) --jobs=4 tools
 	$(BIN)/pytest -m slow --durations=10
 	$(BIN)/python tests/smoke_pythons.py
 
@@ -45,6 +46,28 @@ $(BIN)/python:
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[demo]'
 	@touch $@
+
+# What the slow tests run batchexec's services against: clients that are not ours, each in an environment of its own.
+tools: .venvs/az/.installed .venvs/legacy/.installed .venvs/azurite/.installed containers
+
+# podman and an image for it, by root on Debian. Elsewhere these tests are skipped, or fail where CI is set.
+containers:
+	tests/containers/install.sh
+
+.venvs/az/.installed: PACKAGES = azure-cli==2.91.0
+.venvs/legacy/.installed: PACKAGES = azure-batch==14.2.0 azure-storage-blob
+.venvs/az/.installed .venvs/legacy/.installed: | $(BIN)/python
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install $(PACKAGES)
+	@touch $@
+
+# Azurite, the other implementation of Blob storage. Without npm its tests are skipped, or fail where CI is set.
+.venvs/azurite/.installed:
+	@if command -v npm >/dev/null; then \
+		set -ex; rm -rf $(@D); mkdir -p $(@D); \
+		npm install --prefix $(@D) --loglevel=error --no-audit --no-fund --no-update-notifier azurite@3.35.0; touch $@; \
+	else echo "no npm here: no tests on Azurite"; fi
 
 # The tests' extra holds the demo's.
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -1,4 +1,5 @@
-"""The command `python -m benchmarks`: a table of times and ratios, or with `profile` where the time goes."""
+"""The command `python -m benchmarks`: a table of times and ratios, with `profile` where the time goes, with
+`control-plane` how many tasks the emulator takes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import measure, profile, table
+from . import control_plane, measure, profile, table
 from .cases import CASES, QUICK, Sizes
 
 _PRELOADED = ["multiprocessing.pool", "operator", "benchmarks.work"]
@@ -17,10 +18,11 @@ _PRELOADED = ["multiprocessing.pool", "operator", "benchmarks.work"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("mode", nargs="?", choices=["compare", "profile"], default="compare")
+    parser.add_argument("mode", nargs="?", choices=["compare", "profile", "control-plane"], default="compare")
     parser.add_argument("--quick", action="store_true", help="one small round, to see that everything runs")
     parser.add_argument("--repetitions", type=int, default=9, metavar="N")
     parser.add_argument("--chunks", type=int, default=500, metavar="N", help="of the profile")
+    parser.add_argument("--tasks", type=int, default=100_000, metavar="N", help="of the control plane")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only these")
     parser.add_argument(
@@ -35,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.mode == "profile":
         report = profile.profile(repetitions, 10 if options.quick else options.chunks)
         shown = profile.lines(report)
+    elif options.mode == "control-plane":
+        report = control_plane.measure(200 if options.quick else options.tasks, measure.to_stderr)
+        shown = control_plane.lines(report)
     else:
         names = options.case or [case.name for case in CASES]
         report = measure.measure(repetitions, QUICK if options.quick else Sizes(), names, measure.to_stderr)

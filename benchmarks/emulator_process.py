@@ -14,10 +14,6 @@ from . import processes
 from .raw_batch import RawBatch
 
 
-class UnknownOptionError(Exception):
-    """The emulator does not know an option."""
-
-
 class EmulatorProcess:
     """Started at once, with `client` for its account. Ended, with all its nodes, at the end of the block."""
 
@@ -25,15 +21,13 @@ class EmulatorProcess:
         command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", *options]
         log = directory / "emulator.txt"
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._end()
             *_, reason = log.read_text().splitlines() or ["no word"]
-            raise UnknownOptionError(reason) if "unrecognized arguments" in reason else RuntimeError(reason)
+            raise RuntimeError(f"the emulator did not start: {reason}")
         access: dict[str, Any] = json.loads(line)
         self.client = RawBatch(access["batch_endpoint"], access["account"], access["batch_key"])
 

@@ -63,8 +63,9 @@ class RawBatch:
         date = formatdate(usegmt=True)
         size, kind = (str(len(body)), _TYPE) if body else ("" if method == "GET" else "0", "")
         signed = "\n".join([method, "", "", size, "", kind, "", *[""] * 5, f"ocp-date:{date}"])
-        resource = f"\n/{self._account}{path}" + "".join(f"\n{name}:{value}" for name, value in sorted(parse_qsl(query)))
-        signature = base64.b64encode(hmac.digest(self._key, (signed + resource).encode(), hashlib.sha256)).decode()
+        signed += f"\n/{self._account}{path}"
+        signed += "".join(f"\n{name}:{value}" for name, value in sorted(parse_qsl(query)))
+        signature = base64.b64encode(hmac.digest(self._key, signed.encode(), hashlib.sha256)).decode()
         head = f"{method} {path}?{query} HTTP/1.1\r\nHost: {self._host}\r\nocp-date: {date}\r\n"
         head += f"Authorization: SharedKey {self._account}:{signature}\r\n"
         if method != "GET":

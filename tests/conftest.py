@@ -1,17 +1,63 @@
-"""What every test starts from: an environment that names no account."""
+"""What every test starts from: an environment that names no account, or the one of `--place`."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 
 import pytest
+from places import PLACES, Place
 
 _ACCOUNT = ("AZURE_", "BATCH_", "BATCHEXEC_", "STORAGE_")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--place", choices=["here", *PLACES], default="here", help="where executors run (tests/places.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "here: about executors that bring their own service; skipped in other places")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--place") != "here":
+        for item in items:
+            if item.get_closest_marker("here"):
+                item.add_marker(pytest.mark.skip(reason="about executors that bring their own service"))
+
+
+@pytest.fixture(scope="session")
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where executors run: an account of `tests/places.py`, or none at all."""
+    name = request.config.getoption("--place")
+    if name == "here":
+        yield Place({})
+        return
+    with PLACES[name]() as found:
+        yield found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def account(place: Place) -> Iterator[None]:
+    """Nobody's own account settings reach a test, or what it starts; nor a fixture that is shared by several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_ACCOUNT):
+                patch.delenv(name)
+        for name, value in place.environment.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's own account settings reach a test, or what it starts."""
-    for name in list(os.environ):
-        if name.startswith(_ACCOUNT):
-            monkeypatch.delenv(name)
+def disturbed(request: pytest.FixtureRequest, place: Place) -> Iterator[None]:
+    """In some places something happens while every tenth test runs."""
+    items = request.session.items
+    if not place.disturb or items.index(request.node) % 10 != 5:
+        yield
+        return
+    disturbing = threading.Thread(target=place.disturb)
+    disturbing.start()
+    yield
+    disturbing.join()

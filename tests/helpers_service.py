@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.rest import HttpRequest
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
 T = TypeVar("T")
@@ -62,6 +63,40 @@ class Account:
             BATCHEXEC_PYTHON=sys.executable,
             **more,
         )
+
+    def arm(self, *faults: dict[str, Any]) -> None:
+        """Have things go wrong (docs/faults.md)."""
+        self._control("POST", list(faults))
+
+    def disarm(self) -> None:
+        self._control("DELETE")
+
+    def faults(self) -> list[dict[str, Any]]:
+        """What is armed, with how often each has fired."""
+        found: list[dict[str, Any]] = self._control("GET").json()["value"]
+        return found
+
+    def _control(self, method: str, body: object = None) -> Any:
+        query = {"api-version": "2025-06-01"}
+        response = self.batch.send_request(HttpRequest(method, "/emulator/faults", params=query, json=body))
+        response.raise_for_status()
+        return response
+
+    def pool(self, name: str, nodes: int = 1, slots: int = 2, spot: bool = False) -> str:
+        """A pool of so many nodes."""
+        self.batch.create_pool(
+            {  # type: ignore[arg-type]
+                "id": name,
+                "vmSize": "Standard_D4s_v5",
+                "taskSlotsPerNode": slots,
+                "targetLowPriorityNodes" if spot else "targetDedicatedNodes": nodes,
+                "virtualMachineConfiguration": {
+                    "imageReference": {"publisher": "a", "offer": "ubuntu-hpc", "sku": "2404", "version": "latest"},
+                    "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+                },
+            }
+        )
+        return name
 
     def fixed_pool(self, name: str = "fixed", slots: int = 4) -> str:
         image = models.BatchVmImageReference(

@@ -16,6 +16,21 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def unsteady(number: int) -> int:
+    """Doubles most numbers; raises for some, dies of others."""
+    if number % 50 == 1:
+        raise KeyError(number)
+    if number % 50 == 2:
+        os._exit(5)
+    return double(number)
+
+
+def mark(folder: str, number: int) -> int:
+    """Leave a trace that can be left again."""
+    open(os.path.join(folder, str(number)), "w").close()
+    return number
+
+
 def lock_from(number: int) -> Any:
     return threading.Lock() if number == 1 else number
 
@@ -112,6 +127,13 @@ def recurse(depth: int) -> int:
 def write_to_full(path: str) -> None:
     with open(path, "wb") as file:
         file.write(b"x" * 10)
+
+
+def write_here(size: int) -> None:
+    """Write a file into the working directory."""
+    with open("file", "wb", buffering=0) as file:
+        while size > 0:
+            size -= file.write(bytes(min(size, 1 << 16)))
 
 
 def fill(folder: str) -> None:

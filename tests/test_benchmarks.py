@@ -83,3 +83,16 @@ def test_the_profile_says_where_the_time_of_a_chunk_goes(tmp_path: Path) -> None
     assert all(value >= 0 for value in taken.values())
     for part in taken:
         assert part in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="memory and CPU times are read from /proc")
+def test_the_control_plane_takes_and_completes_every_task(tmp_path: Path) -> None:
+    text, report = benchmark(tmp_path / "control-plane.json", "control-plane")
+    assert set(report["loads"]) == {"inline", "inline with --data-dir", "process"}
+    for name, load in report["loads"].items():
+        assert name in text
+        for phase in ("accepted", "completed"):
+            assert phase in text
+            assert load[phase]["per_second"] > 0
+            assert load[phase]["rss_mb"] > 10
+    assert report["loads"]["inline with --data-dir"]["restart_seconds"] > 0

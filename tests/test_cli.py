@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -68,3 +69,21 @@ def test_the_emulator_is_a_command_of_its_own(tmp_path: Path) -> None:
     done = run("emulator", "--json", "--until-eof", "--root", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["batch_endpoint"].startswith("http://127.0.0.1:")
+
+
+def test_a_shell_finds_the_emulator_that_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "batchexec._cli", "emulator"]
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout
+        ready = json.loads(process.stdout.readline())
+        shown = "echo $AZURE_BATCH_ENDPOINT $AZURE_BATCH_ACCESS_KEY $AZURE_STORAGE_CONNECTION_STRING"
+        script = ["sh", "-c", f'eval "$("$@" env)"; {shown}', "sh", *command]
+        shell = subprocess.run(script, capture_output=True, text=True, env=env)
+        assert shell.stdout.split() == [ready["batch_endpoint"], ready["batch_key"], ready["connection_string"]]
+        (file,) = tmp_path.glob("*/*.json")
+        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        process.terminate()
+    after = subprocess.run([*command, "env"], capture_output=True, text=True, env=env)
+    assert (after.returncode, after.stdout) == (1, "")
+    assert "no emulator of this user is running" in after.stderr

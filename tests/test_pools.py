@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from helpers_work import double
 
 from batchexec import BatchConfig, BatchExecutor, errors
 from batchexec._engine import pool
+from batchexec._engine.health import Health
+from batchexec.emulator.autoscale import evaluate
+from batchexec.emulator.autoscale_samples import History
 
 _MACHINE = {
     "imageReference": {"publisher": "microsoft-dsvm", "offer": "ubuntu-hpc", "sku": "2404", "version": "latest"},
@@ -62,11 +66,26 @@ def test_a_pool_is_made_as_the_documentation_says_and_stays_for_the_next_executo
     made = account.batch.get_pool(name)
     assert made.enable_auto_scale
     assert made.task_slots_per_node == 4
-    assert "TimeInterval_Minute * 10" in str(made.auto_scale_formula)
+    assert "TimeInterval_Minute * 11" in str(made.auto_scale_formula)
     created = made.creation_time
     assert doubled(account) == [0, 2, 4]
     assert account.batch.get_pool(name).creation_time == created
     assert not account.left(name)
+
+
+@pytest.mark.parametrize("idle", [1, 2, 3, 10, 600])
+def test_a_pool_goes_to_nothing_when_it_was_idle_for_as_long_as_it_may(idle: int) -> None:
+    formula = pool.formula(nodes=3, slots=4, idle_minutes=idle, spot=False)
+
+    def nodes_after(minutes: float) -> int:
+        """Of a pool whose last work was done at minute 2, with samples at every half minute."""
+        samples = [(30.0 * i, {"$PendingTasks": float(i <= 4)}) for i in range(int(minutes * 2) + 1)]
+        history = History(samples, minutes * 60, datetime.now(timezone.utc))
+        return int(evaluate(formula, {}, history.ask)["$TargetDedicatedNodes"])  # type: ignore[arg-type]
+
+    assert nodes_after(0.5) == 3, "the start size while there are too few samples"
+    assert nodes_after(2 + idle) == 1
+    assert nodes_after(2 + idle + 1) == 0
 
 
 def test_the_formula_is_accepted_and_evaluated_by_the_service(account: Account) -> None:
@@ -193,3 +212,23 @@ def test_a_failing_preparation_reaches_the_future(account: Account) -> None:
         error = future.exception(30)
     assert isinstance(error, errors.NodeError), repr(error)
     assert "BlobNotFound" in str(error)
+
+
+def test_what_a_resize_failed_at_is_no_matter_once_no_nodes_are_wanted() -> None:
+    with service("--core-quota", "0") as account:
+        name = make_pool(
+            account, "p", enableAutoScale=True, autoScaleFormula="$TargetDedicatedNodes = 1;", targetDedicatedNodes=None
+        )
+
+        def steady() -> dict[str, Any]:
+            found = until(lambda: account.batch.get_pool(name), lambda pool: pool.allocation_state == "steady")
+            return dict(found.as_dict())
+
+        problems = Health._pool_problems(None, steady())  # type: ignore[arg-type]
+        assert isinstance(problems[0], errors.QuotaError)
+        account.batch.disable_pool_auto_scale(name)
+        none: Any = {"autoScaleFormula": "$TargetDedicatedNodes = 0;"}
+        account.batch.enable_pool_auto_scale(name, none)
+        pool = steady()
+        assert [error["code"] for error in pool["resizeErrors"]] == ["AccountCoreQuotaReached"]
+        assert Health._pool_problems(None, pool) == []  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
+import ssl
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,10 +63,16 @@ def open_session(account: Account, timeout: float) -> aiohttp.ClientSession:
     """One connection pool for both services. Proxies of the environment are used, but never for this machine."""
     return aiohttp.ClientSession(
         trust_env=not is_loopback(account.batch_endpoint),
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=_trusted(account)),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=60),
         auto_decompress=False,
     )
+
+
+def _trusted(account: Account) -> ssl.SSLContext | bool:
+    """Whom to believe over HTTPS: what the environment (SSL_CERT_FILE) says now, not when aiohttp was imported."""
+    endpoints = account.batch_endpoint, account.blob_endpoint
+    return ssl.create_default_context() if any(url.startswith("https:") for url in endpoints) else True
 
 
 def sdk_transport(session: aiohttp.ClientSession, endpoint: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,16 +25,18 @@ from .account import Account, sdk_transport
 Json = dict[str, Any]
 T = TypeVar("T")
 
+# Without a handler, each HTML page of a gateway would print a traceback of the SDK on standard error.
+logging.getLogger("azure.batch").addHandler(logging.NullHandler())
 _API_VERSION = "2025-06-01"  # the one that azure-batch 15.1 speaks
 TASKS_PER_REQUEST = 100
 BYTES_PER_REQUEST = 900_000  # the service's limit is 1 MB
 
 
 class Added(NamedTuple):
-    """What came of adding tasks: those refused for good (id, error) and those to send again."""
+    """What came of adding tasks: those refused for good (id, error) and those to send again, with the reason."""
 
     refused: list[tuple[str, ServiceError]]
-    again: list[str]
+    again: dict[str, ServiceError]
 
 
 class BatchService:
@@ -78,6 +82,11 @@ class BatchService:
         select = ["id", "state", "errors", "startTaskInfo", "schedulingState"]
         return [node async for node in self._pages(lambda: self._client.list_nodes(pool_id, select=select))]
 
+    async def node_file_end(self, pool_id: str, node_id: str, path: str, size: int) -> bytes:
+        """The last `size` bytes of a file on a node. Raises ServiceError."""
+        properties = await self._call(lambda: self._client.get_node_file_properties(pool_id, node_id, path))
+        return await self._end_of(properties, size, partial(self._client.download_node_file, pool_id, node_id, path))
+
     # jobs
 
     async def create_job(self, body: Json) -> None:
@@ -113,16 +122,16 @@ class BatchService:
         """Add up to 100 tasks of under 900 kB in one request. A task that is there already counts as added: its id
         is one that we made, and an answer may have been lost."""
         answer = await self._send("POST", f"/jobs/{job_id}/addtaskcollection", {"value": tasks})
-        added = Added([], [])
+        added = Added([], {})
         for item in answer["value"]:
             error = item.get("error") or {}
             if item["status"].lower() == "success" or error.get("code") == "TaskExists":
                 continue
+            text = _with_values((error.get("message") or {}).get("value", ""), error)
             if item["status"].lower() == "servererror":
-                added.again.append(item["taskId"])
+                added.again[item["taskId"]] = faults.refusal(self._name, 503, error.get("code"), text)
             else:
-                text = (error.get("message") or {}).get("value", "")
-                refused = faults.refusal(self._name, 400, error.get("code"), _with_values(text, error))
+                refused = faults.refusal(self._name, 400, error.get("code"), text)
                 added.refused.append((item["taskId"], refused))
         return added
 
@@ -154,7 +163,20 @@ class BatchService:
             "JobBeingDeleted",
         )
 
+    async def task_file_end(self, job_id: str, task_id: str, path: str, size: int) -> bytes:
+        """The last `size` bytes of a file of a task. Raises ServiceError."""
+        properties = await self._call(lambda: self._client.get_task_file_properties(job_id, task_id, path))
+        return await self._end_of(properties, size, partial(self._client.download_task_file, job_id, task_id, path))
+
     # the ways to call
+
+    async def _end_of(self, file: Any, size: int, download: Callable[..., Awaitable[AsyncIterator[bytes]]]) -> bytes:
+        length = file.content_length
+        if not length:
+            return b""
+        span = f"bytes={max(0, length - size)}-{length - 1}"
+        pieces = await self._call(lambda: download(ocp_range=span))
+        return b"".join([piece async for piece in pieces])
 
     async def _send(self, verb: str, path: str, body: Json | None = None, query: dict[str, str] | None = None) -> Json:
         """One request whose answer is left as JSON: the SDK's models cost several times all else on the hot path."""

@@ -22,6 +22,17 @@ _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, min=0.25, max=90)
 _QUOTA_CODES = frozenset(
     ("PoolQuotaReached", "ActiveJobAndScheduleQuotaReached", "AccountCoreQuotaReached", "JobQuotaReached")
 )
+_NO_RIGHTS = frozenset(
+    (
+        None,
+        "AuthenticationFailed",
+        "AuthorizationFailed",
+        "AuthorizationFailure",
+        "AuthorizationPermissionMismatch",
+        "InsufficientAccountPermissions",
+        "PermissionDenied",
+    )
+)
 
 
 async def persistently(call: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
@@ -77,7 +88,7 @@ def refusal(service: str, status: int, code: str | None, message: str, retry_aft
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
     if code in _QUOTA_CODES:
         return QuotaError(text, code=code, status=status)
-    if status == 401 or (status == 403 and code in (None, "AuthenticationFailed", "AuthorizationFailure")):
+    if status == 401 or (status == 403 and code in _NO_RIGHTS):
         hint = " Check the account's name and key, or the role of the login (docs/configuration.md)."
         return AuthenticationError(text + hint, code=code, status=status)
     transient = status in _RETRIED
@@ -101,6 +112,8 @@ def translate(service: str, endpoint: str, error: Exception) -> ServiceError | N
     """The typed error for an exception of an SDK or of aiohttp; None for any other."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, azure_errors.IncompleteReadError):  # an answer that was cut; the SDK calls it a DecodeError
+        return unreachable(service, endpoint, error)
     if isinstance(error, azure_errors.DecodeError | json.JSONDecodeError):
         return not_the_service(service, endpoint, "it does not answer in JSON")
     if isinstance(error, azure_errors.TooManyRedirectsError):

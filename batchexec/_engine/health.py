@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
 from typing import Any
 
 from batchexec.errors import BatchExecError, NodeError, PoolError, QuotaError, ServiceError
@@ -14,9 +16,14 @@ Json = dict[str, Any]
 
 _FIRST_LOCAL, _EVERY_LOCAL = 0.5, 1.0
 _FIRST, _EVERY = 5.0, 15.0
+_SECONDS_OF_TRUST = 60.0  # while all that was sent is running; a task is requeued without a word when its node goes
+_ASKED = 20  # tasks said to be running that are asked for, before nothing is believed to run
+_TAIL_BYTES = 2000
 _USELESS = frozenset(("unusable", "starttaskfailed"))
-_QUOTA = frozenset(("AccountCoreQuotaReached", "AccountVMSeriesCoreQuotaReached", "AccountLowPriorityCoreQuotaReached"))
-_FOR_GOOD = _QUOTA | frozenset(("ResizeStopped", "AllocationFailed", "AllocationTimedOut"))
+_AWAY = frozenset(("unknown", "offline", "preempted", "deallocated"))  # they may come back, and nobody knows when
+# Codes are compared in lower case: the service itself writes AllocationTimedout as well as AllocationTimedOut.
+_QUOTA = frozenset(("accountcorequotareached", "accountvmseriescorequotareached", "accountlowprioritycorequotareached"))
+_FOR_GOOD = _QUOTA | frozenset(("resizestopped", "allocationfailed", "allocationtimedout"))
 
 
 class Health:
@@ -26,12 +33,16 @@ class Health:
         self._board = board
         self._session = session
         self._warned: set[str] = set()
+        self._last_words: dict[tuple[str, str], str] = {}  # of start and preparation tasks, by node and file
 
     async def run(self) -> None:
         is_local = self._session.is_local
         await asyncio.sleep(_FIRST_LOCAL if is_local else _FIRST)
+        looked = time.monotonic()
         while True:
-            if any(chunk.task_id and not chunk.running for chunk in self._board.unsettled()):
+            sent = [chunk.running for chunk in self._board.unsettled() if chunk.task_id]
+            if sent and (not all(sent) or time.monotonic() - looked > _SECONDS_OF_TRUST):
+                looked = time.monotonic()
                 try:
                     await self._look()
                 except ServiceError as error:
@@ -50,23 +61,23 @@ class Health:
         if pool.get("state") == "deleting":
             raise PoolError(f"pool {pool_id!r} is being deleted")
         nodes = await self._session.batch.nodes(pool_id)
-        at_work = any(chunk.running for chunk in self._board.unsettled())
         useful = [node for node in nodes if node["state"].lower() not in _USELESS]
-        for problem in (*self._pool_problems(pool, nodes), *self._node_problems(nodes, useful)):
-            self._report(problem, fatal=not useful and not at_work)
+        problems = [*self._pool_problems(pool), *await self._node_problems(pool_id, nodes)]
+        await self._report(problems, hopeless=not useful)
         if useful:
-            failed = await self._failed_preparations()
-            eligible = [node for node in useful if node["id"] not in failed]
-            for problem in failed.values():
-                self._report(problem, fatal=not eligible and not at_work)
+            failed = await self._failed_preparations(pool_id)
+            await self._report(failed.values(), hopeless=all(node["id"] in failed for node in useful))
+        for node in useful:
+            if node["state"].lower() in _AWAY:
+                self._warn(f"node {node['id']} is {node['state']}: its tasks wait, or run elsewhere, until it is back")
         self._board.progress.pool(pool, nodes)
 
-    def _pool_problems(self, pool: Json, nodes: list[Json]) -> list[BatchExecError]:
+    def _pool_problems(self, pool: Json) -> list[BatchExecError]:
         problems: list[BatchExecError] = []
         steady = str(pool.get("allocationState")).lower() == "steady"
-        for error in pool.get("resizeErrors") or ():
+        for error in () if steady and _has_its_nodes(pool) else pool.get("resizeErrors") or ():
             text = f"pool {pool['id']!r} cannot get its nodes: {_words(error)}"
-            code = error.get("code")
+            code = str(error.get("code")).lower()
             if code in _QUOTA:
                 problems.append(PoolQuota(f"{text}. Ask for more cores, or use a smaller vm_size or max_nodes."))
             elif steady or code in _FOR_GOOD:
@@ -76,42 +87,79 @@ class Health:
             problems.append(PoolError(f"pool {pool['id']!r}: its autoscale formula fails: {_words(run_error)}"))
         return problems
 
-    def _node_problems(self, nodes: list[Json], useful: list[Json]) -> list[BatchExecError]:
+    async def _node_problems(self, pool_id: str, nodes: list[Json]) -> list[BatchExecError]:
         problems: list[BatchExecError] = []
         for node in nodes:
-            if node in useful:
+            if node["state"].lower() not in _USELESS:
                 continue
             words = [_words(error) for error in node.get("errors") or ()]
             failure = (node.get("startTaskInfo") or {}).get("failureInfo")
             if failure:
                 exit_code = node["startTaskInfo"].get("exitCode")
-                words.append(f"its start task failed (exit code {exit_code}): {_words(failure)}")
+                said = await self._said(pool_id, node["id"], "startup")
+                words.append(f"its start task failed (exit code {exit_code}): {_words(failure)}{said}")
             reason = "; ".join(words) or "the service gives no reason"
             problems.append(NodeError(f"node {node['id']} is {node['state']}: {reason}"))
         return problems
 
-    async def _failed_preparations(self) -> dict[str, BatchExecError]:
+    async def _failed_preparations(self, pool_id: str) -> dict[str, BatchExecError]:
         """Errors of nodes that cannot prepare for this job, by node."""
         failed: dict[str, BatchExecError] = {}
         for status in await self._session.batch.preparation_status(self._session.job_id):
             info = status.get("jobPreparationTaskExecutionInfo") or {}
             if str(info.get("state")).lower() == "completed" and str(info.get("result")).lower() == "failure":
-                words = _words(info.get("failureInfo") or {})
-                failed[status["nodeId"]] = NodeError(
-                    f"node {status['nodeId']} cannot prepare for the job (exit code {info.get('exitCode')}): {words}"
+                node, words = status["nodeId"], _words(info.get("failureInfo") or {})
+                said = await self._said(pool_id, node, info.get("taskRootDirectory") or "")
+                exit_code = info.get("exitCode")
+                failed[node] = NodeError(
+                    f"node {node} cannot prepare for the job (exit code {exit_code}): {words}{said}"
                 )
         return failed
 
-    def _report(self, problem: BatchExecError, *, fatal: bool) -> None:
-        if fatal:
-            raise problem
-        if str(problem) not in self._warned:
-            self._warned.add(str(problem))
-            self._board.progress.warn(f"{problem}. Other nodes go on.")
+    async def _said(self, pool_id: str, node_id: str, directory: str) -> str:
+        """The end of what a task of a node wrote to its standard error, to be put behind an error's text."""
+        if not directory:
+            return ""
+        key = node_id, f"{directory}/stderr.txt"
+        if key not in self._last_words:
+            try:
+                data = await self._session.batch.node_file_end(pool_id, *key, _TAIL_BYTES)
+            except ServiceError:
+                return ""  # the node is gone, or may not be looked into: the error says enough without
+            self._last_words[key] = data.decode("utf-8", "replace").strip()
+        lines = self._last_words[key].splitlines()[-20:]
+        return "".join(["\nIts standard error ends:", *(f"\n  {line}" for line in lines)]) if lines else ""
+
+    async def _report(self, problems: Iterable[BatchExecError], *, hopeless: bool) -> None:
+        found = list(problems)
+        if found and hopeless and not await self._at_work():
+            raise found[0]
+        for problem in found:
+            self._warn(f"{problem}. Other nodes go on.")
+
+    async def _at_work(self) -> bool:
+        """Whether a task of ours runs after all. Asked by name: a requeued one is still taken for running here."""
+        running = [chunk for chunk in self._board.unsettled() if chunk.running][:_ASKED]
+        for chunk in running:
+            task = await self._session.batch.get_task(self._session.job_id, chunk.task_id)
+            if task is not None and str(task.get("state")).lower() != "active":
+                return True
+        return False
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._board.progress.warn(text)
 
 
 class PoolQuota(QuotaError, PoolError):
     """An account's core quota keeps the pool without nodes."""
+
+
+def _has_its_nodes(pool: Json) -> bool:
+    """What a resize failed at stays in the pool until the next one, maybe for days (nextflow-io/nextflow#7312)."""
+    kinds = ("DedicatedNodes", "LowPriorityNodes")
+    return all(int(pool.get(f"current{kind}") or 0) >= int(pool.get(f"target{kind}") or 0) for kind in kinds)
 
 
 def _words(error: Json) -> str:

@@ -37,11 +37,15 @@ def nodes_for(config: BatchConfig, max_workers: int | None) -> int:
 
 
 def formula(nodes: int, slots: int, idle_minutes: int, spot: bool) -> str:
-    """Nodes for what waits or runs, up to `nodes`, kept for `idle_minutes`, then none; all while samples are few."""
+    """Nodes for what waits or runs, up to `nodes`, kept for `idle_minutes`, then none; all while samples are few.
+
+    The service shows a sample about a minute after it was taken: of the last two minutes, there are half at best.
+    """
     target = "$TargetLowPriorityNodes" if spot else "$TargetDedicatedNodes"
-    span = f"TimeInterval_Minute * {idle_minutes}"
+    span = f"TimeInterval_Minute * {idle_minutes + 1}"
+    percent = 70 * idle_minutes // (idle_minutes + 1)
     return (
-        f"enough = $PendingTasks.GetSamplePercent({span}) >= 70;\n"
+        f"enough = $PendingTasks.GetSamplePercent({span}) >= {percent};\n"
         f"busy = enough ? max($PendingTasks.GetSample({span}, 1)) : {nodes * slots};\n"
         f"{target} = min({nodes}, (busy + {slots - 1}) / {slots});\n"
         "$NodeDeallocationOption = taskcompletion;"

@@ -125,7 +125,8 @@ class Session:
             await self.batch.enable_autoscale(self.pool_id, scale)
         except ServiceError as error:
             # Without the right to change pools, or just after someone else's call, the next regular evaluation serves.
-            if error.status != 403 and error.code != "TooManyEnableAutoScaleRequests":
+            # A pool that is being resized is getting its nodes.
+            if error.status != 403 and error.code not in ("TooManyEnableAutoScaleRequests", "PoolBeingResized"):
                 raise
 
     async def extend_lease(self) -> None:

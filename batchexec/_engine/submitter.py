@@ -20,6 +20,7 @@ from .work import Chunk
 _SETTLE = 0.001  # seconds without a new submit after which the batch goes
 _SETTLE_MOST = 0.005
 _UPLOADS = 16
+_TRIES = 10  # of adding a task that the service cannot take for now
 _JOB_OVER = ("JobCompleted", "JobNotFound", "JobBeingTerminated", "JobBeingDeleted", "JobNotActive", "JobDisabled")
 
 
@@ -166,7 +167,7 @@ class Submitter:
             chunk.task_id, chunk.sent_at = name, time.time()
             chunk.future.sent_as(name)
         delay = 0.25
-        while waiting:
+        for left in reversed(range(_TRIES)):
             try:
                 added = await self._session.batch.add_tasks(self._session.job_id, list(waiting.values()))
             except ServiceError as error:
@@ -182,9 +183,13 @@ class Submitter:
             for name, refused in added.refused:
                 self._board.fail(chunks[name], refused)
             waiting = {name: waiting[name] for name in added.again}
-            if waiting:
+            if not waiting:
+                return
+            if left:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 30)
+        for name, busy in added.again.items():
+            self._board.fail(chunks[name], busy)
 
 
 class _Batch:

@@ -13,6 +13,9 @@ from .work import Chunk
 LOG_HEAD_BYTES = 8 + 4 * names.TAIL_BYTES  # of a log blob: enough for its signed head with both tails
 
 
+_NOT_STARTED = (125, 126, 127)  # what shells and container runtimes end with when they cannot start a program
+
+
 class CrashLog(NamedTuple):
     """The signed head of a log blob."""
 
@@ -36,10 +39,19 @@ def read_log(data: bytes | None, key: bytes, job: str, chunk: Chunk) -> CrashLog
     return CrashLog(header.get("status"), int(header.get("oom_kills") or 0), out, err)
 
 
+def said_elsewhere(task: dict[str, Any] | None, log: CrashLog | None) -> bool:
+    """Whether only the service has what the task wrote: its worker did not start, or could not reach storage."""
+    exit_code = ((task or {}).get("executionInfo") or {}).get("exitCode")
+    return log is None and exit_code in (*_NOT_STARTED, names.EXIT_NO_RESULT)
+
+
 def verdict(
-    task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None
+    task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None, said: str = ""
 ) -> TaskError:
-    """The error for a chunk whose task is completed (or gone: None) and has no result blob."""
+    """The error for a chunk whose task is completed (or gone: None) and has no result blob.
+
+    `said`: the end of its standard error as the service has it, for one without a log.
+    """
     info = (task or {}).get("executionInfo") or {}
     failure = info.get("failureInfo") or {}
     code, exit_code = failure.get("code", ""), info.get("exitCode")
@@ -58,10 +70,14 @@ def verdict(
         limit = f", or it ran longer than timeout={timeout:g} s" if timeout else ""
         return TaskTerminatedError(f"{what} was ended by the service: it was terminated{limit}", **where)
     if exit_code == names.EXIT_NO_RESULT:
-        reason = _last_line(log) or "see its stderr"
+        reason = _last_line(log.stderr if log else said) or "see its stderr"
         return ResultStoreError(f"{what} ran, but could not reach storage: {reason}", **where)
     if exit_code == names.EXIT_TAMPERED and log is None:
         return TamperedError(f"{what} was not run: its worker.pyz was changed, in storage or on the node", **where)
+    if log is None and exit_code in _NOT_STARTED:
+        ends = _ends(said)
+        text = f"{what} could not be started on node {where['node_id']} (exit code {exit_code}).{ends}"
+        return WorkerCrashedError(text, **{**where, "stderr": said})
     if exit_code is not None and (exit_code != 0 or log is not None):
         status = log.status if log and log.status is not None else exit_code
         tries = f" (tried {info['retryCount'] + 1} times)" if info.get("retryCount") else ""
@@ -92,13 +108,17 @@ def _death(status: int, log: CrashLog | None) -> str:
     return text
 
 
-def _last_line(log: CrashLog | None) -> str:
-    lines = log.stderr.strip().splitlines() if log else []
+def _last_line(stderr: str) -> str:
+    lines = stderr.strip().splitlines()
     return lines[-1] if lines else ""
 
 
 def _tail(log: CrashLog | None) -> str:
-    if not log or not log.stderr.strip():
+    return _ends(log.stderr) if log else ""
+
+
+def _ends(stderr: str) -> str:
+    lines = stderr.rstrip().splitlines()[-20:]
+    if not any(line.strip() for line in lines):
         return ""
-    lines = log.stderr.rstrip().splitlines()[-20:]
     return "\nIts standard error ends:\n" + "\n".join(f"  {line}" for line in lines)

@@ -26,6 +26,7 @@ _MANY, _SHORTEST_FOR_MANY = 10, 0.012  # with so many chunks under way, each loo
 _READS = 32
 _STATES_LOCAL, _STATES = (0.1, 0.5), (2.0, 8.0)  # least and most seconds between queries of task states
 _OVERLAP_LOCAL, _OVERLAP = 0.5, 60.0  # seconds that such a query reaches back: the service's indexes may lag
+_TAIL_BYTES = 2000
 _LOST_SECONDS = 60.0  # a task not heard of for so long is asked for by name
 
 
@@ -166,7 +167,17 @@ class Watcher:
                 return
             head = await self._ask(functools.partial(store.get, log_name, (0, verdicts.LOG_HEAD_BYTES)))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
-        self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, session.timeout))
+        said = await self._said(chunk) if verdicts.said_elsewhere(task, log) else ""
+        self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, session.timeout, said))
+
+    async def _said(self, chunk: Chunk) -> str:
+        """The end of a task's own standard error; its node may be gone."""
+        file = chunk.task_id, "stderr.txt", _TAIL_BYTES
+        try:
+            data = await self._session.batch.task_file_end(self._session.job_id, *file)
+        except ServiceError:
+            return ""
+        return data.decode("utf-8", "replace").strip()
 
     def _move_window(self, changed: list[dict[str, Any]]) -> None:
         """Ask next time from a little before the latest change seen: the service's own clock counts."""

@@ -64,6 +64,11 @@ class NodeCache:
         return data
 
 
+def is_source(path: str) -> bool:
+    """Whether it is a directory as `NodeCache.source` makes them."""
+    return os.path.basename(path).startswith("source-")
+
+
 def _appear(scratch: str, target: str) -> None:
     """Rename into place; a sibling that was faster has put the same content there."""
     try:

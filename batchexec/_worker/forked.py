@@ -6,11 +6,15 @@ import contextlib
 import encodings.idna  # noqa: F401 - what every task needs is loaded before the fork: this by socket, for a host's name
 import http.client  # noqa: F401
 import importlib
+import os
 import sys
 
 from batchexec._wire import names
 
-from . import crash, items, task  # noqa: F401
+from . import crash, items, store, task  # noqa: F401
+
+if os.environ.get("AZ_BATCH_ACCOUNT_URL", "").startswith("https:"):
+    store.trusted()  # where the service has TLS, so has storage
 
 _attempted: set[str] = set()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ipaddress
+import os
 import random
 import socket
+import ssl
 import time
 import urllib.parse
 from typing import Any
@@ -40,13 +43,30 @@ class _Plain(http.client.HTTPConnection):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def trusted() -> ssl.SSLContext:
+    """Whom to believe: the system's certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+
+    Reading them takes longer than most tasks' work: a fork server does it once for all its children.
+    """
+    return _trusted(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@functools.lru_cache(maxsize=1)
+def _trusted(file: str | None, directory: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 class Store:
     """The blobs below one base URL. Not for several threads."""
 
     def __init__(self, base_url: str) -> None:
         url = urllib.parse.urlsplit(base_url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else _Plain
-        self._connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT)
+        host = url.hostname or ""
+        self._connection: http.client.HTTPConnection
+        if url.scheme == "https":
+            self._connection = http.client.HTTPSConnection(host, url.port, timeout=_TIMEOUT, context=trusted())
+        else:
+            self._connection = _Plain(host, url.port, timeout=_TIMEOUT)
         self._path = url.path.rstrip("/") + "/"
 
     def get(self, name: str, sas: str, span: tuple[int, int] | None = None) -> bytes:

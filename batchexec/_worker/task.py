@@ -11,8 +11,7 @@ from typing import Any
 
 from batchexec._wire import envelope, names, payload, seeds, shared
 
-from . import logs
-from .cache import NodeCache
+from . import cache, logs
 from .store import Store, StoreError
 
 
@@ -51,7 +50,7 @@ class Task:
         self.work_dir = work_dir
         self.task_dir = env.get("AZ_BATCH_TASK_DIR", work_dir)
         self.store = Store(env[names.ENV_STORE])
-        self.cache = NodeCache(
+        self.cache = cache.NodeCache(
             os.path.join(env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", work_dir), "cache"), self.store, spec["blobs"]
         )
         self.result_name = names.result_blob(self.chunk, self.generation)
@@ -162,7 +161,7 @@ def _run_chunk(
         shared.open_with(lambda digest: payload.load(envelope.split_frames(task.cache.code(digest))[1]))
         parts = _Parts(task, chunk["parts"], frames)
         if chunk["source"]:
-            sys.path.insert(1, task.cache.source(chunk["source"]))
+            _find_modules_in(task.cache.source(chunk["source"]))
             importlib.invalidate_caches()
     except envelope.BadEnvelope as error:
         raise Refusal("tampered", str(error)) from error
@@ -187,6 +186,18 @@ def _run_chunk(
         "run_seconds": round(time.perf_counter() - loaded, 6),
     }
     return header, ran.frames
+
+
+def _find_modules_in(directory: str) -> None:
+    """Have the user's modules found there. Where the process stays for other tasks, those of an earlier job go."""
+    for earlier in [path for path in sys.path if cache.is_source(path)]:
+        sys.path.remove(earlier)
+        if earlier != directory:
+            for name, module in list(sys.modules.items()):
+                places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+                if any(place and place.startswith(earlier) for place in places):
+                    del sys.modules[name]
+    sys.path.insert(1, directory)
 
 
 class _Parts:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from .resources import CannotStart, failure
 from .state import Body, Job, Task
 
 if TYPE_CHECKING:
+    from .container_run import RunningContainer
     from .node import NodeAgent
 
+Starter = Callable[[Launch], "Awaitable[Running | RunningContainer | None]"]
 TASK_ENDED = failure("usererror", "TaskEnded", "The task was ended by user request, by its job or by a time limit")
 
 
@@ -31,7 +33,8 @@ class Stopped(Exception):
 class Attempts:
     """A command run in its directory until it succeeds, may not be retried, or is stopped.
 
-    `reason` says who stopped it: "ended" (terminate, time limit), "requeue" or "deleted".
+    `reason` says who stopped it: "ended" (terminate, time limit), "requeue", "deleted", or "abandoned" where the
+    service has given it up and the process goes on.
     """
 
     host_will_do = True  # whether it may run outside a container though the pool has containers
@@ -42,7 +45,7 @@ class Attempts:
         self._body = body
         self._root = root
         self._env = env
-        self._running: Running | None = None
+        self._running: Running | RunningContainer | None = None
         self._waiting: asyncio.Future[Any] | None = None
         self.reason: str | None = None
         self.retries = 0
@@ -55,13 +58,17 @@ class Attempts:
     def stop(self, reason: str) -> None:
         if self.reason is None:
             self.reason = reason
-            if self._running is not None:
-                self._running.kill()
-            if self._waiting is not None:
-                self._waiting.cancel()
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill the process, or what is done before there is one."""
+        if self._running is not None:
+            self._running.kill()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def before_start(self, work: Awaitable[object]) -> None:
-        """Wait for what must happen before the process starts; Stopped when the run is stopped meanwhile."""
+        """Wait for what must happen before the process starts, or after; Stopped when the run is stopped meanwhile."""
         self._waiting = asyncio.ensure_future(work)
         try:
             await self._waiting
@@ -102,10 +109,19 @@ class Attempts:
     async def _attempt(self) -> bool:
         """Run the command once; True when its exit code allows a retry."""
         self.exit_code = self.failure = None
+        contained = self.agent.contain(self._body, self._root, self._env, self.container)
         try:
             containers.check(self._body, self.agent.has_containers, self.host_will_do)
-            argv = containers.argv(self._body)
+            argv = containers.argv(self._body) if contained is None else [containers.INSIDE]
+            if self.agent.faults.active:
+                from .faulty_commands import befall
+
+                argv = befall(self, self._body, argv, self._env.get("AZ_BATCH_JOB_ID"))
             cwd = await self._prepare_directory()
+            if argv != [containers.INSIDE]:
+                contained = None  # a fault has put something else in its place
+            if contained is not None:
+                await self.before_start(contained.create())
         except CannotStart as error:
             self.failure = error.info
             return False
@@ -113,19 +129,29 @@ class Attempts:
             self.failure = failure("usererror", "CommandLaunchFailed", f"The command line cannot be split: {error}")
             return False
         except OSError as error:
-            self.failure = failure("servererror", "ResourceDirectoryCreateFailed", str(error))
+            self.failure = self._no_directory(error)
             return False
         except Stopped:
             self.failure = TASK_ENDED
             return False
         root = str(self._root)
         launch = Launch(argv, self._env, cwd, f"{root}/stdout.txt", f"{root}/stderr.txt", self.launching())
+        if contained is not None:
+            ended = await self._run(launch, contained.start)
+            contained.drop()
+            return self._judge(ended, contained.failure)
         if self._body.get("containerSettings"):
             self.container.update(containers.started())
         ended = await self._run(launch)
         if self.container:
             self.container["state"] = "exited" if ended.errno is None else "created"
         return self._judge(ended)
+
+    @staticmethod
+    def _no_directory(error: OSError) -> Body:
+        if error.errno == errno.ENOSPC:
+            return failure("usererror", "DiskFull", "There is not enough disk space on the node")
+        return failure("servererror", "ResourceDirectoryCreateFailed", str(error))
 
     async def _prepare_directory(self) -> str:
         root = str(self._root)
@@ -138,8 +164,10 @@ class Attempts:
             self.files_are_there()
         return cwd
 
-    async def _run(self, launch: Launch) -> Ended:
-        for starter in (self.agent.forks.run, self.agent.start_program) if self.forks else (self.agent.start_program,):
+    async def _run(self, launch: Launch, start: Starter | None = None) -> Ended:
+        """Run it to its end, by fork where that can be, or as `start` does it."""
+        by_exec: tuple[Starter, ...] = (start or self.agent.start_program,)
+        for starter in (self.agent.forks.run, *by_exec) if self.forks and start is None else by_exec:
             if self.reason is not None:
                 break
             running = await starter(launch)
@@ -155,7 +183,10 @@ class Attempts:
                 return ended
         return Ended()
 
-    def _judge(self, ended: Ended) -> bool:
+    def _judge(self, ended: Ended, not_started: Body | None = None) -> bool:
+        if not_started is not None and self.reason is None:
+            self.failure = not_started
+            return False
         if ended.errno is not None:
             if ended.errno in (errno.ENOENT, errno.ENOTDIR):
                 self.failure = failure(
@@ -202,7 +233,7 @@ class NodeRun(Attempts):
         """Its execution info, as the service shows it."""
         found: Body = {
             "startTime": iso(self.start_time),
-            "state": "completed" if self.end_time else "running",
+            "state": self.state,
             "retryCount": self.retries,
         }
         if self.last_retry is not None:
@@ -217,6 +248,10 @@ class NodeRun(Attempts):
             if self.failure is not None:
                 found["failureInfo"] = self.failure
         return found
+
+    @property
+    def state(self) -> str:
+        return "completed" if self.end_time else "running"
 
     @property
     def result(self) -> str | None:
@@ -238,8 +273,29 @@ class PrepRun(NodeRun):
         self._first.expect_fork()
 
     @property
+    def must_succeed(self) -> bool:
+        """Whether the job's tasks wait for it."""
+        return self._body.get("waitForSuccess") is not False
+
+    @property
     def bars_node(self) -> bool:
         return self.done.done() and not self.done.result()
+
+    @property
+    def outlives_reboot(self) -> bool:
+        """Whether it need not, or must not, run again on a rebooted node: one that failed bars it until a reimage."""
+        return self.bars_node or (self.done.done() and self._body.get("rerunOnNodeRebootAfterSuccess") is False)
+
+
+class ReleaseRun(NodeRun):
+    """A job's release task on one node; it is never retried."""
+
+    def __init__(self, agent: NodeAgent, body: Body, root: Path, env: dict[str, str]) -> None:
+        super().__init__(agent, body, root, env)
+        self.root_directory = str(root.relative_to(agent.root))
+
+    def execution(self) -> Body:
+        return {name: value for name, value in super().execution().items() if name != "retryCount"}
 
 
 class TaskRun(Attempts):
@@ -252,9 +308,37 @@ class TaskRun(Attempts):
         super().__init__(agent, task.body, root, env)
         self.task = task
         self.finished: asyncio.Task[None]
+        self.unheard = False  # whether its end gets lost, so that the task runs once more
+
+    async def upload(self) -> None:
+        """Upload the output files of a process that ended by itself; where that fails, so does the task."""
+        if self.exit_code is None or self.reason is not None:
+            return
+        from .output_files import Uploader
+
+        uploader, success = Uploader(self.agent.http, self.agent.clock), self.exit_code == 0
+        uploading = asyncio.ensure_future(uploader.upload(self._body["outputFiles"], self._root, self._env, success))
+        await self.before_start(uploading)
+        self.failure = uploading.result() or self.failure
+
+    def abandon(self) -> None:
+        """Go on without the service, which runs the task elsewhere; what is not a process yet becomes none."""
+        if self.reason is None:
+            self.reason = "abandoned"
+            if self._waiting is not None:
+                self._waiting.cancel()
+
+    def run_again(self, seconds: float | None) -> None:
+        """Have the task run twice: beside this run, in so many seconds; None for after its end."""
+        if seconds is None:
+            self.unheard = True
+        else:
+            self.agent.clock.call_later(seconds, lambda: self.agent.lose(self))
 
     def expect_fork(self) -> None:
         """Have the server started that will fork it. What is wrong with its command, its own start will tell."""
+        if self.agent.contains(self._body):
+            return
         with contextlib.suppress(CannotStart, ValueError):
             self.agent.forks.expect(containers.argv(self._body), self._env, str(self._root / "wd"))
 

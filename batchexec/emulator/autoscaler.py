@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 
 from aiohttp import web
 
 from . import schema
-from .autoscale import FormulaError, NoSamples, evaluate, results_text
+from .autoscale import check_syntax, evaluate, results_text
+from .autoscale_samples import SAMPLE_SECONDS, History
+from .autoscale_values import FormulaError, NoSamples, Value, scalar
 from .clock import Clock, Timer, iso, seconds_of
 from .errors import BatchError, missing
 from .pools import Pools
 from .server import Call, Operation, answer, done
 from .state import Account, Body, Pool
 
-SAMPLE_SECONDS = 30.0
 _KEPT_SECONDS = 24 * 3600.0
 _LEAST_SECONDS_BETWEEN_ENABLING = 30.0
+_LONGEST = 8192
 
 
 class PoolScale:
@@ -47,12 +50,15 @@ class AutoScaler:
         body = call.body()
         schema.AUTOSCALE.check(body)
         pool = self._open(call)
+        if pool.allocation_state != "steady":
+            raise BatchError("PoolBeingResized")
         scale = self._scales.get(pool)
         if scale is not None and self._clock.monotonic() - scale.enabled < _LEAST_SECONDS_BETWEEN_ENABLING:
             raise BatchError("TooManyEnableAutoScaleRequests")
         settings = {**pool.body, **schema.without_nulls(body), "enableAutoScale": True}
+        for name in ("targetDedicatedNodes", "targetLowPriorityNodes"):
+            settings.pop(name, None)
         self.check(settings)
-        self._try(pool, settings["autoScaleFormula"])
         pool.body = settings
         pool.touch(self._clock.now())
         self.begin(pool)
@@ -79,9 +85,15 @@ class AutoScaler:
         """Raise what the service answers to autoscale settings that cannot be."""
         if not settings.get("autoScaleFormula"):
             raise missing("autoScaleFormula")
+        if len(settings["autoScaleFormula"]) > _LONGEST:
+            raise BatchError("AutoScaleFormulaTooLong")
+        try:
+            check_syntax(settings["autoScaleFormula"])
+        except FormulaError as error:
+            raise BatchError("AutoScalingFormulaSyntaxError", Reason=str(error)) from None
         interval = seconds_of(settings.get("autoScaleEvaluationInterval") or "PT15M")
-        if len(settings["autoScaleFormula"]) > 8192 or interval is None or not 300 <= interval <= 168 * 3600:
-            raise BatchError("InvalidAutoScalingSettings", Reason="5 minutes to 168 hours, at most 8192 characters")
+        if interval is None or not 300 <= interval <= 168 * 3600:
+            raise BatchError("InvalidAutoScalingSettings", Reason="an interval of 5 minutes to 168 hours is expected")
 
     def begin(self, pool: Pool) -> None:
         """Evaluate now, and from now on at the pool's interval."""
@@ -90,6 +102,13 @@ class AutoScaler:
         if scale.sampling is None:
             self._sample(pool, scale)
         self._evaluate(pool, scale)
+
+    def resume(self, pool: Pool) -> None:
+        """Go on with a pool that was read from a data directory: without its samples, at its next interval."""
+        scale = self._scales[pool] = PoolScale(self._clock.monotonic() - _LEAST_SECONDS_BETWEEN_ENABLING)
+        self._sample(pool, scale)
+        interval = seconds_of(pool.body.get("autoScaleEvaluationInterval") or "PT15M") or 900.0
+        scale.evaluating = self._clock.call_later(interval, lambda: self._evaluate(pool, scale))
 
     def _open(self, call: Call) -> Pool:
         pool = self._account.pool(call.ids[0])
@@ -113,15 +132,21 @@ class AutoScaler:
 
     def _measure(self, pool: Pool) -> dict[str, float]:
         jobs = [job for job in self._account.jobs.values() if job.pool_id.lower() == pool.id.lower()]
-        active = float(sum(job.counts["active"] for job in jobs if job.state == "active"))
+        active = float(sum(len(job.queue) for job in jobs if job.state == "active"))
         running = float(sum(job.at_work for job in jobs))
+        states = Counter(node.state for node in pool.nodes.values())
         return {
             "$ActiveTasks": active,
             "$RunningTasks": running,
             "$PendingTasks": active + running,
+            "$SucceededTasks": float(sum(job.results["success"] for job in jobs)),
+            "$FailedTasks": float(sum(job.results["failure"] for job in jobs)),
             "$CurrentDedicatedNodes": float(pool.count(True)),
             "$CurrentLowPriorityNodes": float(pool.count(False)),
-            "$UsableNodeCount": float(len(pool.nodes)),
+            "$PreemptedNodeCount": float(states["preempted"]),
+            "$SampleNodeCount": float(len(pool.nodes)),
+            "$UsableNodeCount": float(states["idle"] + states["running"]),
+            "$TaskSlotsPerNode": float(pool.slots),
         }
 
     def _evaluate(self, pool: Pool, scale: PoolScale) -> None:
@@ -134,50 +159,37 @@ class AutoScaler:
         pool.autoscale_run, found = self._run(pool, pool.body["autoScaleFormula"])
         dedicated = _nodes(found.get("$TargetDedicatedNodes"), pool.target_dedicated)
         spot = _nodes(found.get("$TargetLowPriorityNodes"), pool.target_spot)
-        changed = (dedicated, spot) != (pool.target_dedicated, pool.target_spot)
-        if (changed or pool.resize_errors) and pool.allocation_state == "steady":
-            self._pools.resize(pool, dedicated, spot, str(found.get("$NodeDeallocationOption", "requeue")))
+        if pool.allocation_state != "steady":
+            return
+        if (dedicated, spot) == (pool.count(True), pool.count(False)):
+            # No resize: what the last one failed at stays in the pool's resizeErrors (nextflow-io/nextflow#7312).
+            pool.target_dedicated, pool.target_spot = dedicated, spot
+            return
+        self._pools.resize(pool, dedicated, spot, str(found.get("$NodeDeallocationOption", "requeue")))
 
-    def _run(self, pool: Pool, formula: str) -> tuple[Body, dict[str, float | list[float] | str]]:
+    def _run(self, pool: Pool, formula: str) -> tuple[Body, dict[str, Value]]:
         run: Body = {"timestamp": iso(self._clock.now())}
         try:
             found = self._values(pool, formula)
         except FormulaError as error:
-            run["error"] = {"code": "AutoScalingFormulaEvaluationError", "message": str(error), "values": []}
+            code = "InsufficientSampleData" if isinstance(error, NoSamples) else "AutoScalingFormulaEvaluationError"
+            run["error"] = {"code": code, "message": str(error), "values": []}
             return run, {}
         shown = {"$TargetDedicatedNodes": float(pool.target_dedicated), **found}
         return {**run, "results": results_text(shown)}, found
 
-    def _try(self, pool: Pool, formula: str) -> None:
-        """Refuse a formula that cannot even be read."""
-        try:
-            self._values(pool, formula)
-        except NoSamples:
-            pass  # it can be read, and more is not known before its time
-        except FormulaError as error:
-            raise BatchError("AutoScalingFormulaSyntaxError", Reason=str(error)) from None
-
-    def _values(self, pool: Pool, formula: str) -> dict[str, float | list[float] | str]:
+    def _values(self, pool: Pool, formula: str) -> dict[str, Value]:
         scale = self._scales.get(pool)
-        history = scale.samples if scale else ()
-        now = self._clock.monotonic()
-
-        def samples(variable: str, method: str, argument: float) -> float | list[float]:
-            recent = [values for moment, values in history if moment > now - argument]
-            if method == "GetSamplePercent":
-                return min(100.0, 100.0 * len(recent) / max(1.0, argument / SAMPLE_SECONDS))
-            if method != "GetSample":
-                raise FormulaError(f"unknown method {method!r}")
-            found = [values[variable] for values in recent if variable in values]
-            if not found:
-                raise NoSamples(f"there are no samples of {variable} yet")
-            return found
-
+        history = History(scale.samples if scale else (), self._clock.monotonic(), self._clock.now())
         given = self._measure(pool)
         given["$TargetDedicatedNodes"] = float(pool.target_dedicated)
         given["$TargetLowPriorityNodes"] = float(pool.target_spot)
-        return evaluate(formula, given, samples)
+        found = evaluate(formula, given, history.ask, self._clock.now())
+        for name in ("$TargetDedicatedNodes", "$TargetLowPriorityNodes"):
+            if name in found and not math.isfinite(scalar(found[name])):
+                raise FormulaError(f"{name} is no number")
+        return found
 
 
-def _nodes(value: float | list[float] | str | None, present: int) -> int:
+def _nodes(value: Value | None, present: int) -> int:
     return max(0, int(value)) if isinstance(value, float) else present

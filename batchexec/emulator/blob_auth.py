@@ -1,16 +1,21 @@
-"""Who may do what: SharedKey signatures, service SAS and account SAS, checked as the Blob service does."""
+"""Who may do what: SharedKey signatures, bearer tokens, and SAS of all kinds, checked as the Blob service does."""
 
 from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
+from batchexec.emulator import delegation
 from batchexec.emulator.blob_errors import BlobError
+
+if TYPE_CHECKING:
+    from batchexec.emulator.tokens import Principal
 
 _SIGNED_HEADERS = (
     "Content-Encoding",
@@ -30,6 +35,8 @@ _LETTERS = str.maketrans("_", "!", "-")
 _FIRST_SAS = "2015-04-05"  # the first version with account SAS, sip and spr
 _SAS_WITH_RESOURCE = "2018-11-09"  # from here on sr and the snapshot time are signed too
 _SAS_WITH_SCOPE = "2020-12-06"  # from here on the encryption scope is signed too
+_SAS_BY_USERS = "2018-11-09"  # the first version with user delegation keys
+_FIRST_BEARER = "2017-11-09"  # the first version that takes tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,17 @@ class Signed:
     blob: str
     scheme: str
     remote: str | None
+    version: str = ""  # of the service, as asked for; a part of a batch has that of the batch
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the caller was granted. `permissions` None: everything (the account key)."""
+    """What the caller was granted. `permissions` None: everything (the account key). `principal`: by a token."""
 
     permissions: str | None = None
     kinds: str = ""  # of s(ervice), c(ontainer), l(isting of blobs), o(bject)
     refusal: str = ""  # the error for another kind
+    principal: Principal | None = None
 
     def need(self, permissions: str, kind: str) -> None:
         """Raise unless any of `permissions` is granted for things of `kind`."""
@@ -71,11 +80,16 @@ class Access:
 _OWNER = Access()
 
 
-class Authority:
-    """Checks requests against the one key of the account."""
+# Whose a token is: raises BlobError when it is not believed.
+BearerCheck = Callable[[str, datetime], "Principal"]
 
-    def __init__(self, account: str, key: str) -> None:
+
+class Authority:
+    """Checks requests against the one key of the account, or by `tokens` where those are accepted."""
+
+    def __init__(self, account: str, key: str, tokens: BearerCheck | None = None) -> None:
         self.account = account
+        self._tokens = tokens
         self._key = base64.b64decode(key, validate=True)
         self._prefix = f"SharedKey {account}:"
 
@@ -88,6 +102,8 @@ class Authority:
             raise BlobError(
                 "NoAuthenticationInformation", headers={"WWW-Authenticate": f"SharedKey {self.account}"}
             )
+        if authorization[:7].lower() == "bearer ":
+            return self._check_bearer(request, authorization[7:], now)
         # The service also refuses a date more than 15 minutes off. Clients sign with the real time while our
         # clock may run through hours in a test, so the date is covered by the signature but not compared.
         if not authorization.startswith(self._prefix):
@@ -95,14 +111,27 @@ class Authority:
         self._compare(authorization[len(self._prefix) :], shared_key_text(self.account, request))
         return _OWNER
 
+    def _check_bearer(self, request: Signed, token: str, now: datetime) -> Access:
+        if self._tokens is None or request.scheme != "https":
+            raise BlobError("AuthenticationFailed", "Authentication scheme Bearer is not supported over HTTP.")
+        if request.version < _FIRST_BEARER:
+            raise BlobError("InvalidAuthenticationInfo", "Tokens need x-ms-version 2017-11-09 or later.", status=400)
+        principal = self._tokens(token, now)
+        return Access(principal.rights.blobs, "sclo", "AuthorizationFailure", principal)
+
+    def delegation_key(self, *fields: str) -> bytes:
+        """The user delegation key of skoid, sktid, skt, ske, sks and skv."""
+        return delegation.derive(self._key, fields)
+
     def _check_sas(self, request: Signed, now: datetime) -> Access:
         query = request.query
         version = query.get("sv", "")
         if version < _FIRST_SAS:
             raise BlobError("AuthenticationFailed", "sv is missing or of a version not supported.")
         account_wide = "ss" in query
+        delegated = "skoid" in query and not account_wide
         text = self._account_sas_text(query) if account_wide else self._service_sas_text(request)
-        self._compare(query["sig"], text)
+        self._compare(query["sig"], text, self._key_of(query, now) if delegated else self._key)
         _check_times(query, now)
         if query.get("spr", "https,http") != "https,http" and request.scheme != "https":
             raise BlobError("AuthorizationProtocolMismatch")
@@ -111,6 +140,8 @@ class Authority:
         permissions = query.get("sp")
         if not permissions:
             raise BlobError("AuthenticationFailed", "sp is mandatory.")
+        if delegated:
+            permissions = _within_roles(permissions, query["skoid"])
         if not account_wide:
             return Access(permissions, "ol" if query["sr"] == "c" else "o", "AuthorizationFailure")
         if "b" not in query["ss"]:
@@ -135,9 +166,10 @@ class Authority:
             path = f"/blob/{self.account}/{request.container}"
         else:
             raise BlobError("AuthenticationFailed", "sr must be b or c.")
-        if "skoid" in query or "si" in query:
-            # No Entra ID and no stored access policies here: no such signature can be ours.
-            raise BlobError("AuthenticationFailed", "Only SAS signed with the account key are accepted.")
+        if "si" in query:
+            raise BlobError("AuthenticationFailed", "There are no stored access policies here.")
+        if "skoid" in query:
+            return delegation.signed_text(query, request.headers, path)
         get = query.get
         parts = [get("sp", ""), get("st", ""), get("se", ""), path, "", get("sip", ""), get("spr", "")]
         parts.append(query["sv"])
@@ -147,14 +179,35 @@ class Authority:
             parts.append(get("ses", ""))
         return "\n".join([*parts, *(get(field, "") for field in _OVERRIDES)])
 
-    def _compare(self, signature: str, text: str) -> None:
+    def _key_of(self, query: Mapping[str, str], now: datetime) -> bytes:
+        """The user delegation key that a SAS says it is signed with, if that may be used now."""
+        if self._tokens is None or query["sv"] < _SAS_BY_USERS:
+            raise BlobError("AuthenticationFailed", "User delegation SAS need HTTPS and sv 2018-11-09 or later.")
+        if "sduoid" in query:
+            raise BlobError("AuthenticationFailed", "SAS for one user's tokens only (sduoid) are not served here.")
+        fields = [query.get(name, "") for name in ("skoid", "sktid", "skt", "ske", "sks", "skv")]
+        if not all(fields) or query["sks"] != "b":
+            raise BlobError("AuthenticationFailed", "skoid, sktid, skt, ske, sks=b and skv are mandatory.")
+        if not _time(query["skt"]) <= now < _time(query["ske"]):
+            raise BlobError("AuthenticationFailed", "The user delegation key is not valid at this time.")
+        return self.delegation_key(*fields)
+
+    def _compare(self, signature: str, text: str, key: bytes | None = None) -> None:
         try:
             given = base64.b64decode(signature, validate=True)
         except ValueError:
             given = b""
-        expected = hmac.digest(self._key, text.encode("utf-8", "surrogateescape"), "sha256")
+        expected = hmac.digest(key or self._key, text.encode("utf-8", "surrogateescape"), "sha256")
         if not hmac.compare_digest(given, expected):
             raise BlobError("AuthenticationFailed", "Signature did not match.")
+
+
+def _within_roles(permissions: str, object_id: str) -> str:
+    """What of a SAS is left by the roles of its signer, whose id was signed."""
+    from batchexec.emulator.tokens import rights_of
+
+    allowed = rights_of(object_id).blobs
+    return "".join(letter for letter in permissions if letter in allowed)
 
 
 def shared_key_text(account: str, request: Signed) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from batchexec.emulator import blob_xml
-from batchexec.emulator.blob_call import Call, decode_md5
+from batchexec.emulator.blob_call import Call, decode_md5, stamp
 from batchexec.emulator.blob_errors import BlobError
 from batchexec.emulator.blob_files import Piece, read
 from batchexec.emulator.blob_objects import commit, content_properties, written
@@ -30,14 +30,15 @@ async def put_block(call: Call) -> web.StreamResponse:
     piece, digest = await call.receive(PUT_BLOCK_LIMIT, md5=False)
     if not piece.size:
         raise BlobError("InvalidHeaderValue", "A block cannot be empty.")
-    everything = call.container().staged
-    staged = everything.get(call.blob_name, {})
+    container = call.container()
+    staged = container.staged.get(call.blob_name, {})
     if len(next(iter(staged), block)) != len(block):
         raise BlobError("InvalidBlobOrBlock", "All block ids of a blob have the same length.")
     if len(staged) >= _STAGED_LIMIT and block not in staged:
         raise BlobError("BlockCountExceedsLimit")
-    staged[block] = piece
-    everything[call.blob_name] = staged
+    container.stage(call.blob_name, block, piece)
+    container.staged_at[call.blob_name] = call.now
+    call.store.drop_stale(call.now)
     if digest is not None:
         call.reply["Content-MD5"] = base64.b64encode(digest).decode()
     return call.respond(201, {"x-ms-request-server-encrypted": "true"})
@@ -45,8 +46,9 @@ async def put_block(call: Call) -> web.StreamResponse:
 
 async def put_block_list(call: Call) -> web.StreamResponse:
     call.access.need("w", "o")
-    call.check_write(call.container().blobs.get(call.blob_name))
-    document, _ = await call.receive(_LIST_LIMIT, md5=False)
+    metadata, extra = call.metadata(), call.tier()
+    call.check_put(call.container().blobs.get(call.blob_name))
+    document, digest = await call.receive(_LIST_LIMIT, md5=False)
     data = read((document,), 0, document.size)
     if data is None:
         data = document.path.read_bytes() if document.path else b""
@@ -58,7 +60,9 @@ async def put_block_list(call: Call) -> web.StreamResponse:
     if md5 := call.headers.get("x-ms-blob-content-md5"):
         decode_md5(md5)
         content["Content-MD5"] = md5  # kept as given: the service does not check it here either
-    return written(call, commit(call, tuple(piece for _, piece in blocks), content, blocks))
+    if digest is not None:
+        call.reply["Content-MD5"] = base64.b64encode(digest).decode()
+    return written(call, commit(call, tuple(piece for _, piece in blocks), content, metadata, blocks, extra))
 
 
 async def get_block_list(call: Call) -> web.StreamResponse:
@@ -71,8 +75,8 @@ async def get_block_list(call: Call) -> web.StreamResponse:
     if kind not in ("committed", "uncommitted", "all"):
         raise BlobError("InvalidQueryParameterValue", "blocklisttype")
     if blob is not None:
-        call.reply.update({"ETag": blob.etag, "Last-Modified": blob.modified_text})
-        call.reply["x-ms-blob-content-length"] = str(blob.size)
+        call.reply.update(stamp(blob))
+    call.reply["x-ms-blob-content-length"] = str(blob.size if blob else 0)
     committed = None if kind == "uncommitted" else (blob.blocks if blob else ())
     uncommitted = None if kind == "committed" else (staged or {})
     return call.respond_xml(blob_xml.block_list(committed, uncommitted))

@@ -6,18 +6,19 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from batchexec.emulator import blob_conditions
 from batchexec.emulator.blob_auth import Access, Authority, Signed
 from batchexec.emulator.blob_errors import BlobError
 from batchexec.emulator.blob_files import Piece, PieceFiles
-from batchexec.emulator.blob_store import Blob, Container, Store
+from batchexec.emulator.blob_store import Blob, Container, Store, http_date
 
 _MAX_NAME = 1024  # characters of a blob name
+_TIERS = ("Hot", "Cool", "Cold")
 # They change what is stored: to ignore them would be to store something else than asked for.
 _NOT_IMPLEMENTED = ("x-ms-structured-body", "x-ms-tags", "x-ms-encryption-key", "x-ms-encryption-scope")
 
@@ -63,6 +64,17 @@ class Call:
                 found[key] = value
         return found
 
+    def tier(self) -> dict[str, str]:
+        """The access tier that the request sets, as the headers kept with the blob; empty where it sets none."""
+        tier = self.headers.get("x-ms-access-tier")
+        if tier is None:
+            return {}
+        if tier == "Archive":  # from which a blob comes back within hours
+            raise BlobError("NotImplemented", "x-ms-access-tier: Archive")
+        if tier not in _TIERS:
+            raise BlobError("InvalidHeaderValue", f"x-ms-access-tier is none of {', '.join(_TIERS)}.")
+        return {"x-ms-access-tier": tier, "x-ms-access-tier-change-time": http_date(self.now)}
+
     def body_size(self, limit: int) -> int:
         size = self.request.content_length
         if size is None:
@@ -96,32 +108,19 @@ class Call:
         self.reply["Content-Type"] = "application/xml"
         return web.Response(status=200, headers=self.reply, body=body)
 
-    def check_write(self, blob: Blob | None) -> None:
+    def check_put(self, blob: Blob | None) -> None:
         """Whether `blob`, now under the name, may be replaced: by the caller and by the conditions."""
         if blob is not None and not self.access.has("w"):
             raise BlobError("UnauthorizedBlobOverwrite")
-        if blob is not None and self.headers.get("If-None-Match") == "*":
-            raise BlobError("BlobAlreadyExists")
-        self.check_conditions(blob)
+        blob_conditions.check_write(self.headers, blob, puts=True)
 
-    def check_conditions(self, blob: Blob | Container | None, *, reading: bool = False) -> None:
-        """If-Match, If-None-Match and the two dates against what is there (None: nothing)."""
-        get = self.headers.get
-        if (match := get("If-Match")) is not None and (
-            blob is None or (match != "*" and blob.etag not in _etags(match))
-        ):
-            raise BlobError("ConditionNotMet")
-        if blob is None:
-            return
-        if (none_match := get("If-None-Match")) is not None and (
-            none_match == "*" or blob.etag in _etags(none_match)
-        ):
-            raise _unmodified(blob) if reading else BlobError("ConditionNotMet")
-        second = blob.modified.replace(microsecond=0)
-        if (since := get("If-Modified-Since")) is not None and second <= _header_time(since):
-            raise _unmodified(blob) if reading else BlobError("ConditionNotMet")
-        if (since := get("If-Unmodified-Since")) is not None and second > _header_time(since):
-            raise BlobError("ConditionNotMet")
+    def readable(self) -> Blob:
+        """The blob asked for, if the caller may read it and the conditions hold."""
+        self.access.need("r", "o")
+        blob_conditions.check_satisfiable(self.headers)
+        blob = self.container().get(self.blob_name)
+        blob_conditions.check_read(self.headers, blob)
+        return blob
 
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -141,6 +140,11 @@ def split_path(raw_path: str) -> tuple[str, str, str]:
     return account, container, blob
 
 
+def stamp(thing: Blob | Container) -> dict[str, str]:
+    """The headers that tell one state of a blob or container from another."""
+    return {"ETag": thing.etag, "Last-Modified": thing.modified_text}
+
+
 def decode_md5(text: str) -> bytes:
     try:
         digest = base64.b64decode(text, validate=True)
@@ -149,20 +153,3 @@ def decode_md5(text: str) -> bytes:
     if len(digest) != 16:
         raise BlobError("InvalidMd5")
     return digest
-
-
-def _etags(header: str) -> list[str]:
-    """ETags of a condition, quoted or bare, as clients send both."""
-    return [f'"{tag.strip().strip(chr(34))}"' for tag in header.split(",")]
-
-
-def _unmodified(blob: Blob | Container) -> BlobError:
-    return BlobError("ConditionNotMet", status=304, headers={"ETag": blob.etag})
-
-
-def _header_time(text: str) -> datetime:
-    try:
-        time = parsedate_to_datetime(text)
-    except ValueError:
-        raise BlobError("InvalidHeaderValue", f"{text!r} is not a date.") from None
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -9,22 +9,26 @@ from bisect import bisect_left
 from aiohttp import web
 
 from batchexec.emulator import blob_xml
-from batchexec.emulator.blob_call import Call
+from batchexec.emulator.blob_call import Call, stamp
+from batchexec.emulator.blob_conditions import check_container_write
 from batchexec.emulator.blob_errors import BlobError
-from batchexec.emulator.blob_store import Container
 
 _PAGE = 5000  # most results in a page of the service
 _DIGITS = 9  # longer numbers are out of any range
-_CONTAINER_NAME = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*$")
+_CONTAINER_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 
 
 async def create_container(call: Call) -> web.StreamResponse:
     call.access.need("cw", "c")
     name = call.signed.container
+    if not 3 <= len(name) <= 63:
+        raise BlobError("OutOfRangeInput", "The name of a container has 3 to 63 characters.")
     if not _CONTAINER_NAME.match(name):
-        raise BlobError("InvalidResourceName", "3 to 63 lower-case letters, digits and single hyphens.")
+        raise BlobError("InvalidResourceName", "Lower-case letters, digits and single hyphens are allowed.")
+    if "x-ms-blob-public-access" in call.headers:  # as in accounts of today, unless they are told otherwise
+        raise BlobError("PublicAccessNotPermitted")
     container = call.store.create_container(name, call.metadata(), call.now)
-    return call.respond(201, _stamp(container))
+    return call.respond(201, stamp(container))
 
 
 async def container_properties(call: Call) -> web.StreamResponse:
@@ -37,21 +41,25 @@ async def container_properties(call: Call) -> web.StreamResponse:
         "x-ms-has-immutability-policy": "false",
         "x-ms-has-legal-hold": "false",
     }
-    return call.respond(200, reply | _stamp(container))
+    return call.respond(200, reply | stamp(container))
 
 
 async def set_container_metadata(call: Call) -> web.StreamResponse:
     call.access.need("w", "c")
+    metadata = call.metadata()
     container = call.container()
-    call.check_conditions(container)
-    container.metadata = call.metadata()
+    if "If-Unmodified-Since" in call.headers:  # Set Container Metadata knows If-Modified-Since alone
+        raise BlobError("ConditionHeadersNotSupported")
+    check_container_write(call.headers, container)
+    container.metadata = metadata
     container.etag, container.modified = call.store.new_etag(), call.now
-    return call.respond(200, _stamp(container))
+    container.changed()
+    return call.respond(200, stamp(container))
 
 
 async def delete_container(call: Call) -> web.StreamResponse:
     call.access.need("d", "c")
-    call.check_conditions(call.container())
+    check_container_write(call.headers, call.container())
     call.store.delete_container(call.signed.container)
     return call.respond(202)
 
@@ -79,9 +87,9 @@ async def list_blobs(call: Call) -> web.StreamResponse:
     """List Blobs, flat or by delimiter. Costs the names returned, not the names there are."""
     call.access.need("l", "l")
     container = call.container()
-    size = _page_size(call)
+    size = min(_page_size(call), call.request.get("page", _PAGE))
     include = call.query.get("include", "").split(",")
-    staged, metadata = "uncommittedblobs" in include, "metadata" in include
+    staged, metadata, copy = (name in include for name in ("uncommittedblobs", "metadata", "copy"))
     prefix, start = call.query.get("prefix", ""), _start(call)
     delimiter = call.query.get("delimiter", "")
     items: list[str] = []
@@ -99,7 +107,7 @@ async def list_blobs(call: Call) -> web.StreamResponse:
             continue
         blob = container.blobs.get(name)
         items.append(
-            blob_xml.blob_item(name, blob, metadata=metadata) if blob else blob_xml.uncommitted_item(name)
+            blob_xml.blob_item(name, blob, metadata=metadata, copy=copy) if blob else blob_xml.uncommitted_item(name)
         )
     attributes = {"ServiceEndpoint": _endpoint(call), "ContainerName": container.name}
     return call.respond_xml(blob_xml.listing("Blobs", attributes, _echo(call), items, marker))
@@ -113,10 +121,6 @@ async def account_information(call: Call) -> web.StreamResponse:
 async def service_properties(call: Call) -> web.StreamResponse:
     call.access.need("r", "s")
     return call.respond_xml(blob_xml.service_properties())
-
-
-def _stamp(container: Container) -> dict[str, str]:
-    return {"ETag": container.etag, "Last-Modified": container.modified_text}
 
 
 def _endpoint(call: Call) -> str:

@@ -40,11 +40,17 @@ _KNOWN: dict[str, tuple[int, str]] = {
     ),
     "BlockListTooLong": (400, "The block list may not contain more than 50,000 blocks."),
     "CannotVerifyCopySource": (404, "The copy source could not be read."),
+    "ConditionHeadersNotSupported": (400, "Condition headers are not supported."),
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContainerAlreadyExists": (409, "The specified container already exists."),
     "ContainerNotFound": (404, "The specified container does not exist."),
     "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
     "IncompleteBody": (400, "The request body ended before Content-Length bytes were received."),
+    "InvalidAuthenticationInfo": (
+        401,
+        "Server failed to authenticate the request. Please refer to the information in the www-authenticate "
+        "header.",
+    ),
     "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
     "InvalidBlockList": (400, "The specified block list is invalid."),
     "InvalidHeaderValue": (400, "The value for one of the HTTP headers is not in the correct format."),
@@ -62,14 +68,18 @@ _KNOWN: dict[str, tuple[int, str]] = {
     ),
     "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
     "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+    "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
     "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
+    "InvalidXmlNodeValue": (400, "The value for one of the XML nodes is not in the correct format."),
     "Md5Mismatch": (
         400,
         "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
     ),
     "MissingContentLengthHeader": (411, "The Content-Length header was not specified."),
     "MissingRequiredHeader": (400, "An HTTP header that's mandatory for this request is not specified."),
+    "MultipleConditionHeadersNotSupported": (400, "Multiple condition headers are not supported."),
+    "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
     "NoAuthenticationInformation": (
         401,
         "Server failed to authenticate the request. Please refer to the information in the "
@@ -81,9 +91,11 @@ _KNOWN: dict[str, tuple[int, str]] = {
         400,
         "One of the query parameters specified in the request URI is outside the permissible range.",
     ),
+    "PublicAccessNotPermitted": (409, "Public access is not permitted on this storage account."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
     "UnauthorizedBlobOverwrite": (403, "This request is not authorized to perform blob overwrites."),
+    "UnsatisfiableCondition": (400, "The request includes an unsatisfiable condition for this operation."),
     "UnsupportedHttpVerb": (405, "The resource doesn't support the specified HTTP verb."),
 }
 

@@ -1,4 +1,4 @@
-"""The bytes of blobs: pieces held in memory or in a file of the data directory, streamed in and out."""
+"""The bytes of blobs: pieces held in memory or in a file, streamed in and out."""
 
 from __future__ import annotations
 
@@ -25,28 +25,42 @@ class Piece:
     """Some bytes of a blob. Its file goes when nothing refers to the piece any more: neither a blob nor a
     reply being sent, so overwriting or deleting a blob never breaks a running download."""
 
-    __slots__ = ("__weakref__", "data", "path", "size")
+    __slots__ = ("__weakref__", "_data", "number", "path", "size")
 
-    def __init__(self, size: int, data: bytes = b"", path: Path | None = None) -> None:
+    def __init__(self, number: int, size: int, data: bytes = b"", path: Path | None = None) -> None:
+        self.number = number
         self.size = size
-        self.data = data
+        self._data: bytes | None = data
         self.path = path
-        if path is not None:
-            weakref.finalize(self, _remove, path)
+
+    def data(self) -> bytes:
+        """The bytes of a piece that has no file."""
+        return self._data or b""
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
 class PieceFiles:
     """Makes pieces. File names are counted, never derived from what a client sent."""
 
+    synchronised = False  # whether a file must be on the disk before its piece is there
+
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
-        self._prefix = os.urandom(6).hex()
-        self._numbers = itertools.count()
+        self._prefix = os.urandom(6).hex() + "-"
+        self._numbers = itertools.count(1)
+
+    def path(self, number: int) -> Path:
+        return self._root / f"{self._prefix}{number:08x}.bin"
+
+    def made(self, number: int, size: int, data: bytes = b"", path: Path | None = None) -> Piece:
+        piece = Piece(number, size, data, path)
+        if path is not None:
+            weakref.finalize(piece, remove, path)
+        return piece
 
     async def receive(self, source: Source, size: int, *, md5: bool) -> tuple[Piece, bytes | None]:
         """Read a body of `size` bytes; returns its piece and, if asked for, its MD5 digest.
@@ -55,8 +69,10 @@ class PieceFiles:
         """
         if size <= MEMORY_LIMIT:
             data = await _read_exactly(source, size)
-            return Piece(size, data), hashlib.md5(data, usedforsecurity=False).digest() if md5 else None
-        path = self._root / f"{self._prefix}-{next(self._numbers):08x}.bin"
+            piece = self.made(next(self._numbers), size, data)
+            return piece, hashlib.md5(data, usedforsecurity=False).digest() if md5 else None
+        number = next(self._numbers)
+        path = self.path(number)
         digest = hashlib.md5(usedforsecurity=False) if md5 else None
         try:
             with path.open("wb") as file:
@@ -65,16 +81,18 @@ class PieceFiles:
                     chunks = await _read_slice(source, size - received)
                     received += sum(map(len, chunks))
                     await asyncio.to_thread(_append, file, chunks, digest)
+                if self.synchronised:
+                    await asyncio.to_thread(os.fsync, file.fileno())
         except BaseException:
-            _remove(path)
+            remove(path)
             raise
-        return Piece(size, path=path), digest.digest() if digest else None
+        return self.made(number, size, path=path), digest.digest() if digest else None
 
 
 def read(pieces: Sequence[Piece], start: int, stop: int) -> bytes | None:
     """The bytes [start, stop) if they are in memory, else None: then `stream` them."""
     if len(pieces) == 1 and pieces[0].path is None:
-        data = pieces[0].data
+        data = pieces[0].data()
         return data if stop - start == len(data) else data[start:stop]
     return None if pieces else b""
 
@@ -88,7 +106,7 @@ async def stream(pieces: Sequence[Piece], start: int, stop: int) -> AsyncIterato
         if first >= last:
             continue
         if piece.path is None:
-            yield piece.data[first:last]
+            yield piece.data()[first:last]
             continue
         with piece.path.open("rb") as file:
             file.seek(first)
@@ -123,6 +141,7 @@ async def _read_slice(source: Source, most: int) -> list[bytes]:
 
 def _append(file: BinaryIO, chunks: list[bytes], digest: hashlib._Hash | None) -> None:
     file.writelines(chunks)
+    file.flush()
     if digest is not None:
         for chunk in chunks:
             digest.update(chunk)

@@ -13,6 +13,15 @@ from batchexec.emulator.blob_store import Blob, Container
 
 _HEAD = '<?xml version="1.0" encoding="utf-8"?>'
 _LEASE = "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+# What else is kept with a blob, by the name of its header → element of a list
+_TIER = {"x-ms-access-tier": "AccessTier", "x-ms-access-tier-change-time": "AccessTierChangeTime"}
+_COPY = {
+    "x-ms-copy-id": "CopyId",
+    "x-ms-copy-source": "CopySource",
+    "x-ms-copy-status": "CopyStatus",
+    "x-ms-copy-progress": "CopyProgress",
+    "x-ms-copy-completion-time": "CopyCompletionTime",
+}
 
 
 def listing(
@@ -36,14 +45,20 @@ def container_item(container: Container, *, metadata: bool) -> str:
     )
 
 
-def blob_item(name: str, blob: Blob, *, metadata: bool) -> str:
+def blob_item(name: str, blob: Blob, *, metadata: bool, copy: bool) -> str:
     content = blob.content
+    tier = "<AccessTier>Hot</AccessTier><AccessTierInferred>true</AccessTierInferred>"
+    if blob.extra:
+        extra = blob.extra
+        tier = "".join(f"<{key}>{escape(extra[name])}</{key}>" for name, key in _TIER.items() if name in extra) or tier
+        if copy:
+            tier += "".join(f"<{key}>{escape(extra[name])}</{key}>" for name, key in _COPY.items() if name in extra)
     properties = "".join([f"<{key}>{escape(value)}</{key}>" for key, value in content.items()])
     return (
         f"<Blob>{_name(name)}<Properties><Creation-Time>{blob.created_text}</Creation-Time>"
         f"<Last-Modified>{blob.modified_text}</Last-Modified><Etag>{blob.etag}</Etag>"
         f"<Content-Length>{blob.size}</Content-Length>{properties}<BlobType>BlockBlob</BlobType>"
-        f"<AccessTier>Hot</AccessTier><AccessTierInferred>true</AccessTierInferred>{_LEASE}"
+        f"{tier}{_LEASE}"
         f"<ServerEncrypted>true</ServerEncrypted></Properties>"
         f"{_metadata(blob.metadata) if metadata else ''}<OrMetadata /></Blob>"
     )
@@ -76,7 +91,7 @@ def parse_block_list(document: bytes) -> list[tuple[str, str]]:
         raise BlobError("InvalidXmlDocument")  # entities are no part of the protocol and can explode
     try:
         root = ElementTree.fromstring(document)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError, LookupError):  # the latter for encodings it does not have
         raise BlobError("InvalidXmlDocument") from None
     entries = [(element.tag, (element.text or "").strip()) for element in root]
     if root.tag != "BlockList" or not {tag for tag, _ in entries} <= {"Committed", "Uncommitted", "Latest"}:

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from batchexec.emulator import blob_blocks, blob_containers, blob_objects
-from batchexec.emulator.blob_auth import Authority, Signed, parse_query
+from batchexec.emulator import blob_blocks, blob_containers, blob_objects, blob_reads
+from batchexec.emulator.blob_auth import Authority, BearerCheck, Signed, parse_query
 from batchexec.emulator.blob_batch import Part, run_batch
 from batchexec.emulator.blob_call import Call, Operation, split_path
+from batchexec.emulator.blob_delegation import get_user_delegation_key
 from batchexec.emulator.blob_errors import BlobError
 from batchexec.emulator.blob_files import PieceFiles
 from batchexec.emulator.blob_store import Store, http_date
+from batchexec.emulator.errors import NotSaved
+from batchexec.emulator.faults import Faults, around
+from batchexec.emulator.hosts import Hosts
 
+if TYPE_CHECKING:
+    from batchexec.emulator.journal import Journal
+
+_log = logging.getLogger(__name__)
 _VERSION = "2026-10-06"  # replied to a request that names none
 
 # (level, restype or "", comp or "", method) → operation
 _OPERATIONS: dict[tuple[str, str, str, str], Operation] = {
     ("account", "", "list", "GET"): blob_containers.list_containers,
     ("account", "service", "properties", "GET"): blob_containers.service_properties,
+    ("account", "service", "userdelegationkey", "POST"): get_user_delegation_key,
     ("account", "account", "properties", "GET"): blob_containers.account_information,
     ("account", "account", "properties", "HEAD"): blob_containers.account_information,
     ("container", "container", "", "PUT"): blob_containers.create_container,
@@ -38,16 +49,25 @@ _OPERATIONS: dict[tuple[str, str, str, str], Operation] = {
     ("container", "account", "properties", "GET"): blob_containers.account_information,
     ("blob", "account", "properties", "GET"): blob_containers.account_information,
     ("blob", "", "", "PUT"): blob_objects.put_blob,
-    ("blob", "", "", "GET"): blob_objects.get_blob,
-    ("blob", "", "", "HEAD"): blob_objects.head_blob,
+    ("blob", "", "", "GET"): blob_reads.get_blob,
+    ("blob", "", "", "HEAD"): blob_reads.head_blob,
     ("blob", "", "", "DELETE"): blob_objects.delete_blob,
     ("blob", "", "metadata", "PUT"): blob_objects.set_metadata,
-    ("blob", "", "metadata", "GET"): blob_objects.get_metadata,
-    ("blob", "", "metadata", "HEAD"): blob_objects.get_metadata,
+    ("blob", "", "metadata", "GET"): blob_reads.get_metadata,
+    ("blob", "", "metadata", "HEAD"): blob_reads.get_metadata,
     ("blob", "", "properties", "PUT"): blob_objects.set_properties,
+    ("blob", "", "tier", "PUT"): blob_objects.set_tier,
+    ("blob", "", "copy", "PUT"): blob_objects.abort_copy,
     ("blob", "", "block", "PUT"): blob_blocks.put_block,
     ("blob", "", "blocklist", "PUT"): blob_blocks.put_block_list,
     ("blob", "", "blocklist", "GET"): blob_blocks.get_block_list,
+}
+# Operations of the service that are not served here, by level
+_NOT_SERVED = {
+    "account": {"stats", "blobs", "properties", "userdelegationkey"},
+    "container": {"acl", "lease", "undelete", "rename", "blobs"},
+    "blob": {"lease", "snapshot", "tags", "undelete", "query", "expiry", "immutabilitypolicies", "legalhold"}
+    | {"appendblock", "page", "pagelist", "incrementalcopy", "seal"},
 }
 _BATCHES = {("account", "", "batch", "POST"), ("container", "container", "batch", "POST")}
 
@@ -55,32 +75,47 @@ _BATCHES = {("account", "", "batch", "POST"), ("container", "container", "batch"
 class BlobService:
     """Believes or refuses requests, finds their operation and words the refusals."""
 
-    def __init__(self, account: str, key: str, root: Path, now: Callable[[], datetime]) -> None:
-        self._authority = Authority(account, key)
-        self._store = Store()
-        self._files = PieceFiles(root)
+    def __init__(
+        self,
+        account: str,
+        key: str,
+        root: Path,
+        now: Callable[[], datetime],
+        hosts: Hosts | None = None,
+        tokens: BearerCheck | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._authority = Authority(account, key, tokens)
+        self._hosts = hosts or Hosts()
+        self._journal = journal
+        self._store = journal.blobs.store if journal else Store()
+        self._files = journal.blobs.files if journal else PieceFiles(root)
         self._now = now
         self._run = os.urandom(4).hex()
         self._numbers = itertools.count(1)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        return await self._perform(request, request.method, request.raw_path, request.headers)
+        if self._journal is None:
+            return await self._perform(request, request.method, request.raw_path, request.headers)
+        try:
+            self._journal.save()  # what a reply tells that is sent in the course of the operation
+            response = await self._perform(request, request.method, request.raw_path, request.headers)
+            if not response.prepared:
+                self._journal.save()
+        except NotSaved as error:  # nothing may be told that would be forgotten
+            _log.warning("%s %s: %s", request.method, request.path, error)
+            reply = self._reply(request.headers)
+            response = _refusal(request.method, BlobError("InsufficientStorage"), reply, self._now())
+        return response
 
     async def _perform(
         self, request: web.Request, method: str, target: str, headers: Mapping[str, str]
     ) -> web.StreamResponse:
         """Answer `method target` with `headers`: the request itself, or one part of a batch in it."""
-        now = self._now()
-        version = headers.get("x-ms-version", _VERSION)
-        reply = {
-            "x-ms-request-id": f"{self._run}-0000-4000-8000-{next(self._numbers):012x}",
-            "x-ms-version": version if version.isascii() else _VERSION,
-            "Date": http_date(now),
-        }
-        client_id = headers.get("x-ms-client-request-id")
-        if client_id is not None and client_id.isascii():
-            reply["x-ms-client-request-id"] = client_id
+        now, reply = self._now(), self._reply(headers)
         try:
+            if not self._hosts.accepts(request.headers.get("Host", "")):
+                raise BlobError("InvalidHeaderValue", "Host: not a name of this service.")
             signed = _parse(request, method, target, headers)
             access = self._authority.check(signed, now)
             if signed.account != self._authority.account:
@@ -89,10 +124,26 @@ class BlobService:
             return await self._operate(call)
         except BlobError as error:
             return _refusal(method, error, reply, now)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            return _refusal(method, BlobError("InsufficientStorage"), reply, now)
+        except Exception as error:
+            if isinstance(error, ConnectionError) or request.writer.output_size:
+                raise  # the client is gone, or the reply has begun: it can only be broken off
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                return _refusal(method, BlobError("InsufficientStorage"), reply, now)
+            _log.exception("%s %s", method, target.partition("?")[0])
+            return _refusal(method, BlobError("InternalError"), reply, now)
+
+    def _reply(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers of every reply to a request with these."""
+        version = headers.get("x-ms-version", _VERSION)
+        reply = {
+            "x-ms-request-id": f"{self._run}-0000-4000-8000-{next(self._numbers):012x}",
+            "x-ms-version": version if version.isascii() else _VERSION,
+            "Date": http_date(self._now()),
+        }
+        client_id = headers.get("x-ms-client-request-id")
+        if client_id is not None and client_id.isascii():
+            reply["x-ms-client-request-id"] = client_id
+        return reply
 
     async def _operate(self, call: Call) -> web.StreamResponse:
         signed, get = call.signed, call.query.get
@@ -118,17 +169,28 @@ class BlobService:
         return response
 
 
-def blob_app(account: str, key: str, root: Path, now: Callable[[], datetime]) -> web.Application:
+def blob_app(
+    account: str,
+    key: str,
+    root: Path,
+    now: Callable[[], datetime],
+    hosts: Hosts | None = None,
+    tokens: BearerCheck | None = None,
+    journal: Journal | None = None,
+    faults: Faults | None = None,
+) -> web.Application:
     """The Blob service of one storage account as an aiohttp application.
 
-    `key` is the account key in Base64; `root` the directory for large content (state is not kept from one
-    run to the next); `now` the clock, in UTC. Serve it with
+    `key` is the account key in Base64; `root` the directory for large content (nothing is kept from one run
+    to the next without a `journal`); `now` the clock, in UTC; `hosts` the names that requests may use, by
+    default those of loopback; `tokens` says whose a bearer token is, where such are accepted. Serve it with
     `web.AppRunner(app, access_log=None, auto_decompress=False)`: without the latter a body sent with a
     Content-Encoding would arrive decompressed, where the service stores it as it is.
     """
-    service = BlobService(account, key, root, now)
+    service = BlobService(account, key, root, now, hosts, tokens, journal)
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", service.handle)
+    handle = service.handle if faults is None else around(faults, "blob", service.handle)
+    app.router.add_route("*", "/{path:.*}", handle)
     return app
 
 
@@ -138,7 +200,8 @@ def _parse(request: web.Request, method: str, target: str, headers: Mapping[str,
     raw_path, _, query_text = target.partition("?")
     account, container, blob = split_path(raw_path)
     query = parse_query(query_text)
-    return Signed(method, raw_path, query, headers, account, container, blob, request.scheme, request.remote)
+    version = request.headers.get("x-ms-version", "")
+    return Signed(method, raw_path, query, headers, account, container, blob, request.scheme, request.remote, version)
 
 
 def _refusal(method: str, error: BlobError, reply: dict[str, str], now: datetime) -> web.Response:
@@ -159,4 +222,6 @@ def _unknown(level: str, restype: str, comp: str, method: str) -> BlobError:
     """Why no operation was found: an unknown combination, or a method that one does not have."""
     if any(known[:3] == (level, restype, comp) for known in _OPERATIONS):
         return BlobError("UnsupportedHttpVerb")
+    if comp.lower() in _NOT_SERVED[level]:
+        return BlobError("NotImplemented", f"comp={comp} on a {level}")
     return BlobError("InvalidQueryParameterValue", f"restype={restype!r}, comp={comp!r} on a {level}.")

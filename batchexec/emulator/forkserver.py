@@ -30,11 +30,15 @@ class Wanted:
 
 
 class ForkServers:
-    """One server per (interpreter, zipapp digest) of a node, started for the first task that asks for it."""
+    """One server per (interpreter, zipapp digest) of a node, started for the first task that asks for it.
 
-    def __init__(self, env: dict[str, str], log_directory: Path) -> None:
+    `inline`: tasks run in processes that stay, instead of a forked one each; on Linux only.
+    """
+
+    def __init__(self, env: dict[str, str], log_directory: Path, inline: bool = False) -> None:
         self._env = env
         self._logs = log_directory
+        self._inline = inline and sys.platform == "linux"
         self._servers: dict[Wanted, asyncio.Task[ProcessServer | None]] = {}
         self._started: list[ProcessServer] = []
         self._stopped = False
@@ -49,10 +53,9 @@ class ForkServers:
         server = self._ready.get(wanted) or await self._server(wanted)
         if server is None or not server.alive:
             return None
-        env = {**launch.env, FIRST_RUN: "1"}
-        if not launch.first:
-            del env[FIRST_RUN]
-        return server.run(replace(launch, env=env))
+        if launch.first:
+            launch = replace(launch, env={**launch.env, FIRST_RUN: "1"})
+        return server.run(launch)
 
     def expect(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
         """Start the server of a task that will be run soon, if its zipapp is there already."""
@@ -85,9 +88,11 @@ class ForkServers:
         return server
 
     async def _start(self, wanted: Wanted) -> ProcessServer | None:
-        log = self._logs / f"fork-server-{wanted.digest[:12]}.txt"
+        log = self._logs / f"fork-server-{wanted.digest[:12]}.log"
         try:
-            server = await ProcessServer.start(wanted.interpreter, self._env, log, wanted.zipapp, wanted.module)
+            server = await ProcessServer.start(
+                wanted.interpreter, self._env, log, wanted.zipapp, wanted.module, self._inline
+            )
         except OSError:
             return None
         if self._stopped:

@@ -17,7 +17,7 @@ Test = Callable[[Any], bool]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<paren>[()]|,)|DateTime'(?P<date>[^']*)'|'(?P<text>(?:[^']|'')*)'"
-    r"|(?P<number>-?\d+)(?![\w/])|(?P<name>[A-Za-z_][\w/]*))"
+    r"|(?P<number>-?[0-9]{1,18})(?![\w/])|(?P<name>[A-Za-z_][\w/]*))"
 )
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "eq": lambda a, b: a == b,
@@ -27,6 +27,17 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "lt": lambda a, b: a is not None and a < b,
     "le": lambda a, b: a is not None and a <= b,
 }
+
+
+class Only:
+    """A property that can be compared in these ways only: some of `eq`, `ne`, `startswith`."""
+
+    def __init__(self, get: Getter, *operators: str) -> None:
+        self._get = get
+        self.operators = operators
+
+    def __call__(self, item: Any) -> Any:
+        return self._get(item)
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,11 @@ class Filter:
 def parse_filter(text: str, properties: Mapping[str, Getter]) -> Filter:
     """Compile a $filter over these properties; 400 for what the service would refuse."""
     parser = _Parser(text, properties)
-    test = parser.disjunction()
-    parser.end()
+    try:
+        test = parser.disjunction()
+        parser.end()
+    except RecursionError:
+        raise parser.refuse("it is nested too deeply") from None
     return Filter(test, parser.since if parser.conjunctive else None)
 
 
@@ -118,27 +132,30 @@ class _Parser:
         get = self._property(name)
         operator = self._next("name")
         compare = _OPERATORS.get(operator)
-        if compare is None:
-            raise self.refuse(f"unknown operator {operator}")
+        if compare is None or (isinstance(get, Only) and operator not in get.operators):
+            raise self.refuse(f"operator {operator} is not for {name}")
         value = self._literal()
         if name == "stateTransitionTime" and operator in ("ge", "gt") and isinstance(value, datetime):
             self.since = value
-        if isinstance(value, str):
-            return lambda item: compare(_lower(get(item)), value)
 
         def compared(item: Any) -> bool:
-            try:
-                return compare(get(item), value)
-            except TypeError:
-                raise self.refuse(f"{name} cannot be compared with this value") from None
+            found = get(item)
+            if type(found) is str:
+                found = found.lower()
+            if found is not None and type(found) is not type(value):
+                raise self.refuse(f"{name} cannot be compared with this value")
+            return compare(found, value)
 
         return compared
 
     def _startswith(self) -> Test:
         self._next("paren", "(")
-        get = self._property(self._next("name"))
+        name = self._next("name")
+        get = self._property(name)
+        if isinstance(get, Only) and "startswith" not in get.operators:
+            raise self.refuse(f"startswith is not for {name}")
         self._next("paren", ",")
-        prefix = self._next("text").lower()
+        prefix = str(self._literal()) if self._peek()[0] == "text" else self._next("text")
         self._next("paren", ")")
         return lambda item: str(_lower(get(item)) or "").startswith(prefix)
 
@@ -203,7 +220,7 @@ def page(items: Iterable[T], test: Test | None, seq: Callable[[T], int], after: 
         if seq(item) <= after or (test is not None and not test(item)):
             continue
         if len(found) == limit:
-            return Page(found, seq(found[-1]))
+            return Page(found, seq(found[-1]) if found else after)
         found.append(item)
     return Page(found, None)
 

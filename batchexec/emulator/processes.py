@@ -77,14 +77,17 @@ class ProcessServer(asyncio.Protocol):
 
     @classmethod
     async def start(
-        cls, interpreter: str, env: dict[str, str], log: Path, zipapp: str = "", module: str = ""
+        cls, interpreter: str, env: dict[str, str], log: Path, zipapp: str = "", module: str = "", inline: bool = False
     ) -> ProcessServer:
-        """Start one; OSError when the interpreter cannot be run. It takes work before it is ready."""
+        """Start one; OSError when the interpreter cannot be run. It takes work before it is ready.
+
+        `inline`: its processes stay, and each runs task after task.
+        """
         ours, theirs = socket.socketpair()
         with theirs, open(log, "ab") as output:
             command = [interpreter, "-I", *(() if zipapp else ("-S",)), _SERVER, str(theirs.fileno())]
             if zipapp:
-                command += [zipapp, module]
+                command += [zipapp, module, *(["inline"] if inline else [])]
             try:
                 process = subprocess.Popen(
                     command,
@@ -159,6 +162,7 @@ class ProcessServer(asyncio.Protocol):
     async def stop(self) -> None:
         """End the server, and with it every process it started."""
         if self.alive:
+            self.alive = False  # it takes nothing more
             # Half-closing is its end-of-file; it hangs up when all it started is gone.
             self._transport.write_eof()
         try:

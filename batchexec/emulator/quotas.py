@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .errors import BatchError
 
 if TYPE_CHECKING:
+    from .faults import Fault
     from .state import Account, Body, Pool
 
 
@@ -33,6 +34,10 @@ class Quotas:
 
     def grant(self, account: Account, pool: Pool, dedicated: bool, wanted: int) -> tuple[int, Body | None]:
         """How many of the nodes wanted the pool gets, and the resize error that tells of the others."""
+        if wanted > 0 and account.faults.active:
+            fault = account.faults.take("allocation", pool=pool.id, dedicated=str(dedicated).lower())
+            if fault is not None:
+                return min(wanted, fault["nodes"]), _told_so(fault, wanted)
         quota = self.cores if dedicated else self.spot_cores
         if quota is None or wanted <= 0:
             return max(0, wanted), None
@@ -49,6 +54,15 @@ class Quotas:
             "message": f"The specified account has reached {kind}core quota",
             "values": [{"name": name, "value": str(value)} for name, value in values.items()],
         }
+
+
+def _told_so(fault: Fault, wanted: int) -> Body:
+    values = {"NodesWanted": wanted, "NodesGranted": min(wanted, fault["nodes"])}
+    return {
+        "code": fault["code"],
+        "message": fault["message"] or "The service was told not to allocate these nodes",
+        "values": [{"name": name, "value": str(value)} for name, value in values.items()],
+    }
 
 
 def cores_of(vm_size: str) -> int:

@@ -1,97 +1,149 @@
-"""Operations on nodes, and what is known of node images."""
+"""Operations on nodes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from operator import attrgetter, itemgetter
+import re
+from operator import attrgetter
+from secrets import token_hex
 
 from aiohttp import web
 
+from . import node_logs, schema
 from .clock import iso
-from .errors import BatchError
-from .odata import Getter
-from .server import Call, Operation, Wire, answer, chosen, listed
-from .state import Account, Body, Node, Pool
+from .errors import BatchError, invalid
+from .nodes import Nodes
+from .odata import Getter, Only
+from .routes_tasks import task_wire
+from .server import Call, Operation, Wire, answer, chosen, done, listed
+from .state import Account, Body, Node, Task
+from .transfers import without_secret
 
 _seq = attrgetter("seq")
 _FILTERS: dict[str, Getter] = {
-    "state": attrgetter("state"),
+    "state": Only(attrgetter("state"), "eq", "ne"),
     "stateTransitionTime": attrgetter("state_time"),
-    "lastBootTime": attrgetter("created"),
+    "lastBootTime": attrgetter("boot_time"),
     "allocationTime": attrgetter("created"),
-    "startTaskInfo/state": lambda node: node.start_run and ("completed" if node.start_run.end_time else "running"),
-    "startTaskInfo/result": lambda node: node.start_run and node.start_run.result,
+    "startTaskInfo/state": Only(
+        lambda node: node.start_run and ("completed" if node.start_run.end_time else "running"), "eq"
+    ),
+    "startTaskInfo/result": Only(lambda node: node.start_run and node.start_run.result, "eq", "ne"),
     "startTaskInfo/exitCode": lambda node: node.start_run and node.start_run.exit_code,
     "startTaskInfo/startTime": lambda node: node.start_run and node.start_run.start_time,
     "startTaskInfo/endTime": lambda node: node.start_run and node.start_run.end_time,
 }
-_STATES = [
-    "creating",
-    "idle",
-    "offline",
-    "preempted",
-    "rebooting",
-    "reimaging",
-    "running",
-    "starting",
-    "startTaskFailed",
-    "leavingPool",
-    "unknown",
-    "unusable",
-    "waitingForStartTask",
-    "deallocated",
-    "deallocating",
-    "upgradingOS",
-]
+_EXECUTION = frozenset({"executionInfo"})
+_CONTAINER = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/[^\s?#]+(?:\?[^\s#]*)?")
+_SSH_PORTS = 50000  # where those of the nodes would begin
 
 
 class NodeRoutes:
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, nodes: Nodes) -> None:
         self._account = account
+        self._nodes = nodes
 
     def operations(self) -> dict[str, Operation]:
         return {
-            "GET pools/*/nodes": self.nodes,
-            "GET pools/*/nodes/*": self.node,
-            "GET nodecounts": self.node_counts,
-            "GET supportedimages": self.images,
+            "GET pools/*/nodes": self.list,
+            "GET pools/*/nodes/*": self.get,
+            "POST pools/*/nodes/*/reboot": self.reboot,
+            "POST pools/*/nodes/*/reimage": self.reimage,
+            "POST pools/*/nodes/*/deallocate": self.deallocate,
+            "POST pools/*/nodes/*/start": self.start,
+            "POST pools/*/nodes/*/disablescheduling": self.disable,
+            "POST pools/*/nodes/*/enablescheduling": self.enable,
+            "POST pools/*/nodes/*/uploadbatchservicelogs": self.upload_logs,
+            "GET pools/*/nodes/*/remoteloginsettings": self.remote_login,
+            "GET pools/*/nodes/*/extensions": self.extensions,
         }
 
-    def nodes(self, call: Call) -> web.Response:
+    def list(self, call: Call) -> web.Response:
         pool = self._account.pool(call.ids[0])
         found = call.filter(_FILTERS)
         return listed(call, "nodes", pool.nodes.values(), found, _seq, node_wire(call))
 
-    def node(self, call: Call) -> web.Response:
-        node = self._account.pool(call.ids[0]).nodes.get(call.ids[1].lower())
-        if node is None:
-            raise BatchError("NodeNotFound")
-        return answer(node_wire(call)(node, call.select()), node)
+    def get(self, call: Call) -> web.Response:
+        return answer(node_wire(call)(self._node(call), call.select()))
 
-    def node_counts(self, call: Call) -> web.Response:
-        found = call.filter({"poolId": attrgetter("id")})
+    def reboot(self, call: Call) -> web.Response:
+        self._nodes.reboot(*self._asked(call, "nodeRebootOption"))
+        return done(202, call)
 
-        def wire(pool: Pool, select: frozenset[str] | None) -> Body:
-            return {"poolId": pool.id, "dedicated": _count(pool, True), "lowPriority": _count(pool, False)}
+    def reimage(self, call: Call) -> web.Response:
+        self._nodes.reimage(*self._asked(call, "nodeReimageOption"))
+        return done(202, call)
 
-        return listed(call, "poolnodecounts", self._account.pools.values(), found, _seq, wire, most=10)
+    def deallocate(self, call: Call) -> web.Response:
+        self._nodes.deallocate(*self._asked(call, "nodeDeallocateOption"))
+        return done(202, call)
 
-    def images(self, call: Call) -> web.Response:
-        names = ("nodeAgentSKUId", "osType", "verificationType")
-        found = call.filter({name: itemgetter(name) for name in names})
-        return listed(call, "supportedimages", IMAGES, found, IMAGES.index, lambda image, _: image)
+    def start(self, call: Call) -> web.Response:
+        self._nodes.start(self._node(call))
+        return done(202, call)
+
+    def disable(self, call: Call) -> web.Response:
+        self._nodes.disable(*self._asked(call, "nodeDisableSchedulingOption", "requeue", "terminate", "taskcompletion"))
+        return done(200, call)
+
+    def enable(self, call: Call) -> web.Response:
+        self._nodes.enable(self._node(call))
+        return done(200, call)
+
+    def upload_logs(self, call: Call) -> web.Response:
+        """The reply tells what will be uploaded; it goes on after it, and its failure is not heard of."""
+        node = self._node(call)
+        body = call.body()
+        schema.UPLOAD_LOGS.check(body)
+        if not _CONTAINER.fullmatch(body["containerUrl"]):
+            raise invalid("containerUrl", without_secret(body["containerUrl"]), "an address of a container is expected")
+        refuse_unless_there(node)
+        node.agent.make_directories()
+        files = node_logs.since(node.agent.root, schema.time_of("startTime", body["startTime"]))
+        directory = f"{node.pool.id}/{node.id}/{token_hex(16)}"
+        url = node.agent.http.address(body["containerUrl"], body, "racw")
+        self._account.spawn(node_logs.upload(node.agent.http, files, url, directory))
+        return answer({"virtualDirectoryName": directory, "numberOfFilesUploaded": len(files)})
+
+    def remote_login(self, call: Call) -> web.Response:
+        """Where the node's SSH would be; nothing listens there."""
+        node = self._node(call)
+        refuse_unless_there(node)
+        port = _SSH_PORTS + list(node.pool.nodes).index(node.id)
+        return answer({"remoteLoginIPAddress": "127.0.0.1", "remoteLoginPort": port})
+
+    def extensions(self, call: Call) -> web.Response:
+        self._node(call)
+        return listed(call, "nodeVMExtensionList", (), None, lambda item: 0, lambda item, _: {})
+
+    def _node(self, call: Call) -> Node:
+        return self._account.node(*call.ids[:2])
+
+    def _asked(self, call: Call, name: str, *options: str) -> tuple[Node, str]:
+        """The node, and what is to become of its tasks: `requeue` unless the body says otherwise."""
+        body = call.body_or_empty()
+        check = schema.one_of(*options) if options else schema.DEALLOCATION
+        schema.Shape({}, {name: check}).check(body)
+        return self._node(call), body.get(name) or "requeue"
+
+
+def refuse_unless_there(node: Node) -> None:
+    """Raise unless the service can reach what is on the node."""
+    if node.state == "unusable":
+        raise BatchError("NodeStateUnusable")
+    if node.state in ("unknown", "preempted", "creating", "deallocating", "deallocated"):
+        raise BatchError("OperationInvalidForCurrentState", State=node.state)
 
 
 def node_wire(call: Call) -> Wire[Node]:
     def wire(node: Node, select: frozenset[str] | None) -> Body:
-        version = "1.11.0 (emulated; containers are processes)" if node.agent.has_containers else "1.11.0 (emulated)"
+        url = f"{call.base}/pools/{node.pool.id}/nodes/{node.id}"
         found: Body = {
             "id": node.id,
-            "url": f"{call.base}/pools/{node.pool.id}/nodes/{node.id}",
+            "url": url,
             "state": node.state,
             "schedulingState": "enabled" if node.schedulable else "disabled",
             "stateTransitionTime": iso(node.state_time),
-            "lastBootTime": iso(node.created),
+            "lastBootTime": iso(node.boot_time),
             "allocationTime": iso(node.created),
             "ipAddress": "127.0.0.1",
             "affinityId": f"TVM:{node.id}",
@@ -101,34 +153,48 @@ def node_wire(call: Call) -> Wire[Node]:
             "runningTaskSlotsCount": node.pool.slots - node.free,
             "totalTasksSucceeded": node.succeeded,
             "isDedicated": node.dedicated,
-            "nodeAgentInfo": {"version": version, "lastUpdateTime": iso(node.created)},
+            "nodeAgentInfo": {"version": _version(node), "lastUpdateTime": iso(node.boot_time)},
+            "virtualMachineInfo": _machine(node),
         }
         if node.start_run is not None:
             found["startTask"] = node.start_task
             found["startTaskInfo"] = node.start_run.execution()
+        if node.errors:
+            found["errors"] = node.errors
+        if node.recent and (select is None or "recentTasks" in select):
+            found["recentTasks"] = [_recent(task, call.base) for task in _here(node)]
         return chosen(select, found)
 
     return wire
 
 
-def _count(pool: Pool, dedicated: bool) -> Body:
-    states = Counter(node.state for node in pool.nodes.values() if node.dedicated is dedicated)
-    counts = {name: states[name.lower()] for name in _STATES}
-    return {**counts, "total": sum(states.values())}
+def _version(node: Node) -> str:
+    processes = node.agent.has_containers and node.agent.runtime is None
+    return "1.11.0 (emulated; containers are processes)" if processes else "1.11.0 (emulated)"
 
 
-def _image(publisher: str, offer: str, sku: str, agent: str, *capabilities: str) -> Body:
+def _machine(node: Node) -> Body:
+    machine = node.pool.body.get("virtualMachineConfiguration") or {}
+    return {"imageReference": machine["imageReference"]} if "imageReference" in machine else {}
+
+
+def _here(node: Node) -> list[Task]:
+    """Its recent tasks, the last one first; without those that were deleted, or went elsewhere."""
+    found: dict[Task, None] = dict.fromkeys(reversed(node.recent))
+    return [
+        task
+        for task in found
+        if task.node_info is not None
+        and task.node_info["nodeId"] == node.id
+        and task.job.tasks.get(task.id.lower()) is task
+    ]
+
+
+def _recent(task: Task, base: str) -> Body:
     return {
-        "nodeAgentSKUId": agent,
-        "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": "latest"},
-        "osType": "linux",
-        "verificationType": "verified",
-        "capabilities": list(capabilities),
+        "taskUrl": f"{base}/jobs/{task.job.id}/tasks/{task.id}",
+        "jobId": task.job.id,
+        "taskId": task.id,
+        "taskState": task.state,
+        **task_wire(task, _EXECUTION, base),
     }
-
-
-IMAGES = [
-    _image("microsoft-dsvm", "ubuntu-hpc", "2404", "batch.node.ubuntu 24.04", "DockerCompatible", "IntelMKL"),
-    _image("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04", "DockerCompatible", "IntelMKL"),
-    _image("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
-]

@@ -8,11 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
-from . import containers, schema
+from . import task_schema
 from .clock import INFINITE, iso
-from .errors import BatchError, invalid
-from .node import PREP
-from .odata import Filter
+from .errors import BatchError
+from .node import PREP, RELEASE
+from .odata import Filter, Only
+from .routes_pools import check_expand
 from .scheduler import Scheduler
 from .server import Call, Operation, answer, done, listed
 from .state import Account, Body, Job, Task
@@ -26,14 +27,14 @@ def _node_info(name: str) -> Any:
 
 _FILTERS = {
     "id": attrgetter("id"),
-    "state": attrgetter("state"),
+    "state": Only(attrgetter("state"), "eq", "ne"),
     "stateTransitionTime": attrgetter("state_time"),
     "creationTime": attrgetter("created"),
     "lastModified": attrgetter("modified"),
     "executionInfo/startTime": attrgetter("start_time"),
     "executionInfo/endTime": attrgetter("end_time"),
     "executionInfo/exitCode": attrgetter("exit_code"),
-    "executionInfo/result": attrgetter("result"),
+    "executionInfo/result": Only(attrgetter("result"), "eq", "ne"),
     "executionInfo/retryCount": attrgetter("retries"),
     "nodeInfo/poolId": _node_info("poolId"),
     "nodeInfo/nodeId": _node_info("nodeId"),
@@ -53,6 +54,7 @@ class TaskRoutes:
             "GET jobs/*/tasks/*": self.get,
             "PUT jobs/*/tasks/*": self.put,
             "DELETE jobs/*/tasks/*": self.delete,
+            "GET jobs/*/tasks/*/subtasksinfo": self.subtasks,
             "POST jobs/*/tasks/*/terminate": self.terminate,
             "POST jobs/*/tasks/*/reactivate": self.reactivate,
         }
@@ -81,12 +83,17 @@ class TaskRoutes:
 
     def _try(self, call: Call, job: Job, item: object) -> Body:
         id = item.get("id") if isinstance(item, dict) else None
+        faults = self._account.faults
+        fault = faults.take("item", job=job.id, task=id) if faults.active else None
         try:
             if not isinstance(item, dict):
                 raise BatchError("InvalidRequestBody", Reason="an object is expected")
-            task = self._add(job, item)
+            if fault is None or fault["when"] == "after":
+                task = self._add(job, item)
         except BatchError as error:
             return {"status": "clienterror", "taskId": str(id or ""), "error": error.body()}
+        if fault is not None:
+            return {"status": "servererror", "taskId": str(id or ""), "error": fault.error()}
         return {
             "status": "success",
             "taskId": task.id,
@@ -96,34 +103,36 @@ class TaskRoutes:
         }
 
     def _add(self, job: Job, body: Body) -> Task:
-        schema.TASK.check(body)
+        task_schema.TASK.check(body)
         id = body["id"].lower()
         if id in job.tasks:
             raise BatchError("TaskExists")
         for name, code in (("jobPreparationTask", "Preparation"), ("jobReleaseTask", "Release")):
             if name in job.body and id == (
-                job.body[name].get("id") or (PREP if code == "Preparation" else "jobrelease")
-            ):
+                job.body[name].get("id") or (PREP if code == "Preparation" else RELEASE)
+            ).lower():
                 raise BatchError(f"TaskIdSameAsJob{code}Task")
         if body.get("dependsOn") and not job.body.get("usesTaskDependencies"):
             raise BatchError("TaskDependenciesNotSpecifiedOnJob")
-        for name in ("dependsOn", "multiInstanceSettings", "outputFiles"):
-            if body.get(name):
-                raise BatchError("NotImplemented", PropertyName=name)
-        pool = self._account.pools.get(job.pool_id.lower())
-        if not body.get("containerSettings") and pool is not None and containers.enabled(pool.body):
-            raise invalid("containerSettings", "", "tasks of a pool with containerConfiguration must have it")
-        task = Task(body["id"], job, schema.without_nulls(body), self._scheduler.clock.now())
-        self._scheduler.wake()
+        if body.get("exitConditions") and job.body.get("onTaskFailure") != "performexitoptionsjobaction":
+            task_schema.check_actions(body["exitConditions"])
+        task = Task(body["id"], job, body, self._scheduler.clock.now())
+        self._scheduler.added(task)
         return task
 
     def list(self, call: Call) -> web.Response:
+        check_expand(call)
         job = self._account.job(call.ids[0])
         found = call.filter(_FILTERS)
         tasks = _candidates(job, found)
+        if self._account.faults.active:
+            from .lagging import seen
+
+            tasks = seen(tasks, self._account.faults, self._scheduler.clock, job, by_filter=found is not None)
         return listed(call, "tasks", tasks, found, _seq, lambda task, s: task_wire(task, s, call.base))
 
     def get(self, call: Call) -> web.Response:
+        check_expand(call)
         task = self._account.task(*call.ids)
         call.check_conditions(task, reading=True)
         return answer(task_wire(task, call.select(), call.base), task)
@@ -132,13 +141,11 @@ class TaskRoutes:
         task = self._account.task(*call.ids)
         call.check_conditions(task)
         body = {name: value for name, value in call.body().items() if name == "constraints"}
-        schema.TASK_UPDATE.check(body)
+        task_schema.TASK_UPDATE.check(body)
         task.job.refuse_unless_open()
         if task.state == "completed":
             raise BatchError("TaskCompleted")
-        task.body = {name: value for name, value in task.body.items() if name != "constraints"} | schema.without_nulls(
-            body
-        )
+        task.body = {name: value for name, value in task.body.items() if name != "constraints"} | body
         task.touch(self._scheduler.clock.now())
         return done(200, call, task)
 
@@ -158,6 +165,7 @@ class TaskRoutes:
 
     def reactivate(self, call: Call) -> web.Response:
         task = self._account.task(*call.ids)
+        call.check_conditions(task)
         task.job.refuse_unless_open()
         if task.state != "completed":
             raise BatchError("TaskNotCompleted")
@@ -165,6 +173,12 @@ class TaskRoutes:
             raise BatchError("TaskSucceeded")
         self._scheduler.reactivate(task)
         return done(204, call, task)
+
+
+    def subtasks(self, call: Call) -> web.Response:
+        """None: there are no multi-instance tasks, and of others the list is empty."""
+        self._account.task(*call.ids)
+        return answer({"odata.metadata": f"{call.base}/$metadata#subtasks", "value": []})
 
 
 def _candidates(job: Job, found: Filter | None) -> Iterable[Task]:
@@ -218,6 +232,20 @@ def _execution(task: Task, base: str) -> Body:
     return found
 
 
+def _node(task: Task, base: str) -> Body | None:
+    if task.node_info is None:
+        return None
+    url = f"{base}/pools/{task.node_info['poolId']}/nodes/{task.node_info['nodeId']}"
+    root = f"workitems/{task.job.id}/job-1/{task.id}"
+    return {
+        "affinityId": f"TVM:{task.node_info['nodeId']}",
+        "nodeUrl": url,
+        **task.node_info,
+        "taskRootDirectory": root,
+        "taskRootDirectoryUrl": f"{url}/files/{root}",
+    }
+
+
 _BUILDERS: dict[str, Any] = {
     "id": lambda task, base: task.id,
     "url": lambda task, base: f"{base}/jobs/{task.job.id}/tasks/{task.id}",
@@ -231,5 +259,5 @@ _BUILDERS: dict[str, Any] = {
     "constraints": _constraints,
     "requiredSlots": lambda task, base: task.slots,
     "executionInfo": _execution,
-    "nodeInfo": lambda task, base: task.node_info,
+    "nodeInfo": _node,
 }

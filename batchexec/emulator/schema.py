@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 from .clock import seconds_of
 from .errors import BatchError, invalid, missing
+from .odata import parse_time
 from .state import Body
 
-Check = Callable[[str, object], None]
+Check = Callable[[str, object], object]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WHOLE = re.compile(r"-?[0-9]{1,10}")
 
 
 def identifier(name: str, value: object) -> None:
@@ -33,12 +36,20 @@ def flag(name: str, value: object) -> None:
         raise invalid(name, value, "true or false is expected")
 
 
-def number(least: int, most: int) -> Check:
-    def check(name: str, value: object) -> None:
+class Number:
+    """A whole number within limits."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._limits = least, most
+
+    def __call__(self, name: str, value: object) -> None:
+        least, most = self._limits
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise invalid(name, value, f"a number from {least} to {most} is expected")
 
-    return check
+
+def number(least: int, most: int) -> Check:
+    return Number(least, most)
 
 
 def duration(name: str, value: object) -> None:
@@ -46,10 +57,33 @@ def duration(name: str, value: object) -> None:
         raise invalid(name, value, "an ISO 8601 duration is expected")
 
 
+def time_of(name: str, value: object) -> datetime:
+    moment = parse_time(value) if isinstance(value, str) else None
+    if moment is None:
+        raise invalid(name, value, "a time is expected")
+    return moment
+
+
+class OneOf:
+    """One of these words. Older clients spell them in other cases (`terminateJob`); kept is what stands here."""
+
+    def __init__(self, values: tuple[str, ...]) -> None:
+        self.values = values
+        self.spelling = {value.lower(): value for value in values}
+
+    def __call__(self, name: str, value: object) -> None:
+        if value not in self.values:
+            raise invalid(name, value, "one of " + ", ".join(self.values))
+
+
 def one_of(*values: str) -> Check:
+    return OneOf(values)
+
+
+def text_up_to(most: int) -> Check:
     def check(name: str, value: object) -> None:
-        if value not in values:
-            raise invalid(name, value, "one of " + ", ".join(values))
+        if not isinstance(value, str) or len(value) > most:
+            raise invalid(name, value, f"text of at most {most} characters is expected")
 
     return check
 
@@ -73,7 +107,7 @@ class Shape:
 
     def __init__(self, required: dict[str, Check], optional: dict[str, Check]) -> None:
         self._required = required
-        self._checks = {**required, **optional}
+        self.checks = {**required, **optional}
 
     def __call__(self, name: str, value: object) -> None:
         if not isinstance(value, dict):
@@ -81,33 +115,45 @@ class Shape:
         self.check(value)
 
     def check(self, body: Body) -> None:
-        """Raise 400 unless the body fits. A null stands for a property that is not there."""
+        """Raise 400 unless the body fits. A null stands for a property that is not there, and goes."""
         for name in self._required:
             if body.get(name) is None:
                 raise missing(name)
+        nulls = False
         for name, value in body.items():
-            check = self._checks.get(name)
+            check = self.checks.get(name)
             if check is None:
                 if name.startswith("odata."):
                     continue
                 raise BatchError(
                     "InvalidRequestBody", Reason=f"The property '{name}' does not exist", PropertyName=name
                 )
-            if value is not None:
-                check(name, value)
+            if value is None:
+                nulls = True
+                continue
+            if type(value) is str:
+                if isinstance(check, Number) and _WHOLE.fullmatch(value):
+                    body[name] = value = int(value)  # `az batch` sends numbers as text, and the service takes them
+                elif type(check) is OneOf:
+                    body[name] = value = check.spelling.get(value.lower(), value)
+            check(name, value)
+        if nulls:
+            for name in [name for name, value in body.items() if value is None]:
+                del body[name]
 
 
 def without_nulls(body: Body) -> Body:
     return {name: value for name, value in body.items() if value is not None}
 
 
-_MANY = 2**31 - 1
+MANY = 2**31 - 1
 SETTING = Shape({"name": nonempty}, {"value": text})
 METADATA = listing(Shape({"name": text, "value": text}, {}))
 TASK_CONSTRAINTS = Shape(
-    {}, {"maxWallClockTime": duration, "retentionTime": duration, "maxTaskRetryCount": number(-1, _MANY)}
+    {}, {"maxWallClockTime": duration, "retentionTime": duration, "maxTaskRetryCount": number(-1, MANY)}
 )
-JOB_CONSTRAINTS = Shape({}, {"maxWallClockTime": duration, "maxTaskRetryCount": number(-1, _MANY)})
+JOB_CONSTRAINTS = Shape({}, {"maxWallClockTime": duration, "maxTaskRetryCount": number(-1, MANY)})
+IDENTITY = Shape({}, {"resourceId": nonempty})
 RESOURCE_FILE = Shape(
     {},
     {
@@ -117,7 +163,7 @@ RESOURCE_FILE = Shape(
         "blobPrefix": text,
         "filePath": nonempty,
         "fileMode": text,
-        "identityReference": anything,
+        "identityReference": IDENTITY,
     },
 )
 
@@ -130,8 +176,8 @@ def resource_file(name: str, value: object) -> None:
         raise invalid(name, ", ".join(sources), "exactly one source is expected")
     if value.get("httpUrl") and not value.get("filePath"):
         raise missing("filePath")
-    if sources != ["httpUrl"]:
-        raise BatchError("NotImplemented", PropertyName=sources[0])
+    if value.get("httpUrl") and value.get("blobPrefix"):
+        raise invalid("blobPrefix", value["blobPrefix"], "it goes with a container only")
     mode = value.get("fileMode")
     if mode and not re.fullmatch("[0-7]{3,5}", mode):
         raise invalid("fileMode", mode, "an octal mode is expected")
@@ -150,7 +196,13 @@ _COMMAND: dict[str, Check] = {
     "containerSettings": CONTAINER,
     "resourceFiles": listing(resource_file),
     "environmentSettings": listing(SETTING),
-    "userIdentity": anything,
+    "userIdentity": Shape(
+        {},
+        {
+            "username": nonempty,
+            "autoUser": Shape({}, {"scope": one_of("task", "pool"), "elevationLevel": one_of("nonadmin", "admin")}),
+        },
+    ),
 }
 
 
@@ -166,7 +218,7 @@ class Command(Shape):
             nonempty("commandLine", body["commandLine"])
 
 
-START = Command({}, {"maxTaskRetryCount": number(-1, _MANY), "waitForSuccess": flag})
+START = Command({}, {"maxTaskRetryCount": number(-1, MANY), "waitForSuccess": flag})
 VIRTUAL_MACHINES = Shape(
     {"imageReference": anything, "nodeAgentSKUId": nonempty},
     {
@@ -191,8 +243,8 @@ POOL = Shape(
         "displayName": text,
         "virtualMachineConfiguration": VIRTUAL_MACHINES,
         "resizeTimeout": duration,
-        "targetDedicatedNodes": number(0, _MANY),
-        "targetLowPriorityNodes": number(0, _MANY),
+        "targetDedicatedNodes": number(0, MANY),
+        "targetLowPriorityNodes": number(0, MANY),
         "enableAutoScale": flag,
         "autoScaleFormula": text,
         "autoScaleEvaluationInterval": duration,
@@ -213,71 +265,26 @@ POOL = Shape(
 _POOL_KEPT = ("id", "resizeTimeout", "targetDedicatedNodes", "targetLowPriorityNodes", "enableAutoScale")
 _POOL_AUTOSCALE = ("autoScaleFormula", "autoScaleEvaluationInterval")
 POOL_PATCH = Shape(
-    {}, {name: check for name, check in POOL._checks.items() if name not in _POOL_KEPT + _POOL_AUTOSCALE}
+    {}, {name: check for name, check in POOL.checks.items() if name not in _POOL_KEPT + _POOL_AUTOSCALE}
 )
 DEALLOCATION = one_of("requeue", "terminate", "taskcompletion", "retaineddata")
 RESIZE = Shape(
     {},
     {
-        "targetDedicatedNodes": number(0, _MANY),
-        "targetLowPriorityNodes": number(0, _MANY),
+        "targetDedicatedNodes": number(0, MANY),
+        "targetLowPriorityNodes": number(0, MANY),
         "resizeTimeout": duration,
         "nodeDeallocationOption": DEALLOCATION,
     },
 )
+POOL_REPLACE = Shape(
+    {}, {name: POOL.checks[name] for name in ("startTask", "applicationPackageReferences", "metadata")}
+)
+REMOVE_NODES = Shape(
+    {"nodeList": listing(nonempty)}, {"resizeTimeout": duration, "nodeDeallocationOption": DEALLOCATION}
+)
 AUTOSCALE = Shape({}, {"autoScaleFormula": text, "autoScaleEvaluationInterval": duration})
 EVALUATE = Shape({"autoScaleFormula": text}, {})
-
-PREPARATION = Command(
-    {},
-    {
-        "id": identifier,
-        "constraints": TASK_CONSTRAINTS,
-        "waitForSuccess": flag,
-        "rerunOnNodeRebootAfterSuccess": flag,
-    },
+UPLOAD_LOGS = Shape(
+    {"containerUrl": nonempty, "startTime": time_of}, {"endTime": time_of, "identityReference": anything}
 )
-_JOB_UPDATE: dict[str, Check] = {
-    "priority": number(-1000, 1000),
-    "allowTaskPreemption": flag,
-    "maxParallelTasks": number(-1, _MANY),
-    "constraints": JOB_CONSTRAINTS,
-    "onAllTasksComplete": one_of("noaction", "terminatejob"),
-    "metadata": METADATA,
-    "networkConfiguration": anything,
-}
-POOL_INFO = Shape({"poolId": identifier}, {})
-JOB = Shape(
-    {"id": identifier, "poolInfo": POOL_INFO},
-    {
-        **_JOB_UPDATE,
-        "displayName": text,
-        "usesTaskDependencies": flag,
-        "jobManagerTask": anything,
-        "jobPreparationTask": PREPARATION,
-        "jobReleaseTask": anything,
-        "commonEnvironmentSettings": listing(SETTING),
-        "onTaskFailure": one_of("noaction", "performexitoptionsjobaction"),
-    },
-)
-JOB_PATCH = Shape({}, {**_JOB_UPDATE, "poolInfo": POOL_INFO})
-# PUT takes a whole job as `get` gave it; what cannot be changed is ignored.
-JOB_CHANGEABLE = (*_JOB_UPDATE, "poolInfo")
-DISABLE = Shape({"disableTasks": one_of("requeue", "terminate", "wait")}, {})
-TERMINATE = Shape({}, {"terminateReason": text})
-
-TASK = Command(
-    {"id": identifier},
-    {
-        "displayName": text,
-        "exitConditions": anything,
-        "outputFiles": anything,
-        "affinityInfo": anything,
-        "constraints": TASK_CONSTRAINTS,
-        "requiredSlots": number(1, 256),
-        "multiInstanceSettings": anything,
-        "dependsOn": anything,
-        "applicationPackageReferences": anything,
-    },
-)
-TASK_UPDATE = Shape({}, {"constraints": TASK_CONSTRAINTS})

@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
-import shutil
 import socket
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .keys import new_key
+from .access import Access, listen
 from .options import Options
+from .temporary import TemporaryRoot, remove_abandoned
+
+__all__ = ["Access", "Emulator", "listen"]
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from .clock import Clock
     from .jobs import Jobs
+    from .journal import Journal
     from .pools import Pools
     from .scheduler import Scheduler
     from .state import Account
 
-HOST = "127.0.0.1"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def listen(port: int) -> socket.socket:
-    """A listening socket on loopback; port 0 takes a free one."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if os.name == "posix":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((HOST, port))
-    sock.listen(512)
-    sock.setblocking(False)
-    return sock
-
-
-@dataclass(frozen=True)
-class Access:
-    """What a client needs to use the service."""
-
-    batch_endpoint: str
-    blob_endpoint: str
-    account: str
-    batch_key: str
-    storage_account: str
-    storage_key: str
-
-    @classmethod
-    def create(cls, batch: socket.socket, blobs: socket.socket, account: str = "local") -> Access:
-        batch_url, blob_url = (f"http://{HOST}:{sock.getsockname()[1]}" for sock in (batch, blobs))
-        return cls(batch_url, f"{blob_url}/{account}", account, new_key(), account, new_key())
-
-    @property
-    def connection_string(self) -> str:
-        return (
-            f"DefaultEndpointsProtocol=http;AccountName={self.storage_account};AccountKey={self.storage_key};"
-            f"BlobEndpoint={self.blob_endpoint};"
-        )
-
-    def line(self) -> str:
-        """All of it as one line of JSON, for the process that started this one."""
-        return json.dumps({**self.__dict__, "connection_string": self.connection_string, "pid": os.getpid()})
 
 
 class Emulator:
@@ -84,6 +44,8 @@ class Emulator:
         self._options = options or Options()
         self._clock = clock
         self._runners: list[web.BaseRunner] = []
+        self._journal: Journal | None = None
+        self._temporary: TemporaryRoot | None = None
         self._scheduler: Scheduler
         self.account: Account
         self.jobs: Jobs
@@ -99,65 +61,130 @@ class Emulator:
     async def start(self) -> None:
         from aiohttp import web
 
+        from .auto_pools import AutoPools
         from .autoscaler import AutoScaler
         from .clock import Clock
+        from .control import ControlRoutes
+        from .faults import Faults, around
+        from .faulty_nodes import arm
+        from .hosts import Hosts, is_wildcard
+        from .http_log import log
         from .jobs import Jobs
         from .keys import SharedKey
+        from .own_storage import OwnStorage
         from .pools import Pools
+        from .routes_account import AccountRoutes
         from .routes_files import FileRoutes
         from .routes_jobs import JobRoutes
         from .routes_nodes import NodeRoutes
-        from .routes_pools import PoolRoutes
+        from .routes_pools import LOCAL, PoolRoutes, local_pool
         from .routes_tasks import TaskRoutes
         from .scheduler import Scheduler
-        from .server import READ_LIMIT, BatchServer
+        from .server import BODY_LIMIT, BatchServer
         from .state import Account
 
         access, clock = self.access, self._clock or Clock()
-        root = self._options.root or Path(tempfile.mkdtemp(prefix="batchexec-emulator-"))
-        self._root = root
-        self.account = account = Account(access.account, self._options.quotas)
+        root = self._options.root
+        if root is None:
+            self._temporary = TemporaryRoot()
+            root = self._temporary.path
+        faults = Faults(self._options.latency)
+        self.account = account = Account(access.account, self._options.quotas, faults)
+        account.storage = OwnStorage(access.blob_endpoint, access.storage_account, access.storage_key, clock.now)
+        data, journal = self._options.data, None
+        if data is not None:
+            from .journal import Journal
+            from .restore import restore
+
+            restore(data.database, account)
+            self._journal = journal = Journal(data.database, account, data.path / "blobs")
+        if self._options.containers is not None:
+            from .container_runtime import ContainerRuntime
+
+            account.container_runtime = ContainerRuntime(self._options.containers, root)
         path = f"{_interpreters(root / 'bin', self._options.python)}{os.pathsep}{_PATH}"
         self._scheduler = scheduler = Scheduler(account, clock)
         self.jobs = jobs = Jobs(account, clock, scheduler)
-        self.pools = pools = Pools(account, clock, scheduler, root / "nodes", access.batch_endpoint, path)
+        inline = self._options.inline
+        self.pools = pools = Pools(account, clock, scheduler, root / "nodes", access.batch_endpoint, path, inline)
         scaler = AutoScaler(account, clock, pools)
-        batch = BatchServer(SharedKey(access.account, access.batch_key), clock)
+        hosts = Hosts(access.names, is_wildcard(self._options.host))
+        bearer = entra = blob_tokens = None
+        if access.identity is not None:
+            from .bearer import BearerTokens, BlobTokens
+            from .entra import Entra
+
+            issuer = access.identity.issuer
+            bearer = BearerTokens(issuer, access.batch_endpoint, clock.now)
+            blob_tokens = BlobTokens(issuer, access.batch_endpoint, access.storage_account).principal
+            entra = Entra(access.identity, access.storage_account, clock.now)
+            account.trusted = access.identity.certificates.bundle
+        batch = BatchServer(SharedKey(access.account, access.batch_key), clock, hosts, bearer, entra, journal)
         batch.add(scaler.operations())
-        batch.add(PoolRoutes(account, clock, pools, scaler).operations())
-        batch.add(NodeRoutes(account).operations())
+        pool_routes = PoolRoutes(account, clock, pools, scaler)
+        batch.add(pool_routes.operations())
+        jobs.auto_pools = AutoPools(account, pool_routes.add, pools.delete)
+        batch.add(NodeRoutes(account, pools.nodes).operations())
+        batch.add(AccountRoutes(account).operations())
         batch.add(JobRoutes(account, clock, jobs).operations())
         batch.add(TaskRoutes(account, scheduler).operations())
         batch.add(FileRoutes(account, scheduler).operations())
+        batch.add(ControlRoutes(account, clock, faults, pools.nodes).operations())
+        for specs in self._options.faults:
+            arm(faults, specs, account, pools.nodes, clock)
+        if self._options.latency is not None:
+            self._options.latency.slow_down(pools)
 
+        if data is not None and journal is not None:
+            from .resume import resume
+
+            journal.open()
+            resume(account, clock, scheduler, jobs, pools, scaler, data)
+        if self._options.nodes and LOCAL not in account.pools:
+            pool_routes.add(local_pool(self._options.nodes, self._options.slots))
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=READ_LIMIT)
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
 
-        server = web.Server(batch.handle, request_factory=request, access_log=None)
+        handle = around(faults, "batch", batch.handle)
+        server = web.Server(
+            handle, request_factory=request, access_log=None, logger=log, auto_decompress=False
+        )
         await self._serve(web.ServerRunner(server, shutdown_timeout=1), self._sockets[0])
         from .blobs import blob_app
 
-        app = blob_app(access.storage_account, access.storage_key, root / "blobs", clock.now)
-        await self._serve(web.AppRunner(app, access_log=None, shutdown_timeout=1), self._sockets[1])
+        app = blob_app(
+            access.storage_account, access.storage_key, root / "blobs", clock.now, hosts, blob_tokens, journal, faults
+        )
+        # Content sent with a Content-Encoding is stored as it is.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, auto_decompress=False, logger=log)
+        await self._serve(runner, self._sockets[1])
+        if self._temporary is not None:
+            remove_abandoned()
 
     async def _serve(self, runner: web.BaseRunner, sock: socket.socket) -> None:
         from aiohttp import web
 
         await runner.setup()
         self._runners.append(runner)
-        await web.SockSite(runner, sock, backlog=512).start()
+        identity = self.access.identity
+        tls = identity.certificates.server_context() if identity is not None else None
+        await web.SockSite(runner, sock, ssl_context=tls, backlog=512).start()
 
     async def stop(self) -> None:
         """Kill every process of every task, close the sockets, and remove what is ours."""
+        if self._journal is not None:
+            self._journal.close()  # before the tasks end: it is we who end them
         self._scheduler.stop()
         await self.pools.stop()
+        if self.account.container_runtime is not None:
+            await self.account.container_runtime.stop()
         await self.account.idle()
         for runner in self._runners:
             await runner.cleanup()
-        if self._options.root is None:
-            await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
+        if self._temporary is not None:
+            await asyncio.to_thread(self._temporary.remove)
 
 
 def _interpreters(directory: Path, python: str) -> Path:

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
-from collections.abc import Coroutine
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .clock import Timer
 from .errors import BatchError
+from .faults import Faults
+from .waiting import Queue
 
 if TYPE_CHECKING:
-    from .attempts import NodeRun, PrepRun, TaskRun
+    from pathlib import Path
+
+    from .attempts import NodeRun, PrepRun, ReleaseRun, TaskRun
+    from .container_runtime import ContainerRuntime
+    from .dependencies import Dependencies
     from .node import NodeAgent
+    from .own_storage import OwnStorage
     from .quotas import Quotas
+    from .retention import Retained
 
 Body = dict[str, Any]
 _serial = itertools.count(1)
 
 
 class Resource:
-    """What all have in common: an id, a body as the client gave it, a state with its times."""
+    """What all have in common: an id, a body as the client gave it, a state with its times.
+
+    With a data directory every attribute is kept but those that a class calls `transient`: they hold other objects,
+    or follow from what is kept. An assignment tells the watcher by itself (see `watch`); `changed` tells it of what no
+    assignment shows: a change inside of a list or a mapping, or that the resource is gone for good.
+    """
+
+    transient: ClassVar[frozenset[str]] = frozenset({"body", "seq"})  # they have columns of their own
+    watcher: ClassVar[Callable[[Resource, str], object] | None] = None
 
     __slots__ = (
         "body",
@@ -58,20 +74,59 @@ class Resource:
         self.modified = now
         self.version = next(_serial)
 
+    def changed(self) -> None:
+        if Resource.watcher is not None:
+            Resource.watcher(self, "")
+
     @property
     def etag(self) -> str:
         return f"0x{0x8DD000000000000 + self.version:X}"
 
 
-class Node(Resource):
-    """A machine of a pool: `free` slots, the tasks on it, the runs of its start and the jobs' preparation tasks."""
+def watch(watcher: Callable[[Resource, str], object] | None) -> None:
+    """From now on call `watcher(resource, name)` when an attribute of that name was set; None: no longer.
 
+    Only this makes assignments dearer: without a data directory they cost what they always do.
+    """
+    Resource.watcher = watcher
+    if watcher is None:
+        Resource.__setattr__ = object.__setattr__  # type: ignore[method-assign]
+        return
+
+    def assign(self: Resource, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        watcher(self, name)
+
+    Resource.__setattr__ = assign  # type: ignore[method-assign, assignment]
+
+
+def next_serial() -> int:
+    return next(_serial)
+
+
+def continue_serials(first: int) -> None:
+    """Count on where an earlier run ended, so that no serial number and no ETag comes twice."""
+    global _serial
+    _serial = itertools.count(first)
+
+
+class Node(Resource):
+    """A machine of a pool: `free` slots, the tasks on it, the runs of its start and the jobs' preparation tasks.
+
+    `leaving`: it takes no more tasks, as it waits for those it has and goes then. `recent` are tasks it had last.
+    """
+
+    transient = Resource.transient | {"agent", "free", "pool", "prepared", "recent", "runs", "start_run"}
     __slots__ = (
         "agent",
+        "boot_time",
         "dedicated",
+        "errors",
         "free",
+        "leaving",
         "pool",
         "prepared",
+        "recent",
         "runs",
         "schedulable",
         "start_run",
@@ -90,18 +145,22 @@ class Node(Resource):
         self.runs: dict[Task, TaskRun] = {}
         self.prepared: dict[Job, PrepRun] = {}
         self.schedulable = True
+        self.leaving = False
+        self.boot_time = now
+        self.errors: list[Body] = []
+        self.recent: deque[Task] = deque(maxlen=10)
         self.total_run = 0
         self.succeeded = 0
         self.agent: NodeAgent
 
     @property
     def takes_tasks(self) -> bool:
-        return self.schedulable and self.state in ("idle", "running")
+        return self.schedulable and not self.leaving and self.state in ("idle", "running")
 
     def take(self, task: Task, run: TaskRun, now: datetime) -> None:
         self.free -= task.slots
         self.runs[task] = run
-        self.total_run += 1
+        self.recent.append(task)
         if self.state == "idle":
             self.move("running", now)
 
@@ -109,10 +168,15 @@ class Node(Resource):
         self.free += task.slots
         del self.runs[task]
         if not self.runs and self.state == "running":
-            self.move("idle", now)
+            self.rest(now)
+
+    def rest(self, now: datetime) -> None:
+        """It is up: idle, at work already, or offline where its scheduling is disabled."""
+        self.move("running" if self.runs else "idle" if self.schedulable else "offline", now)
 
 
 class Pool(Resource):
+    transient = Resource.transient | {"nodes"}
     __slots__ = (
         "allocation_state",
         "allocation_time",
@@ -142,14 +206,28 @@ class Pool(Resource):
     def allocate(self, state: str, now: datetime) -> None:
         self.allocation_state, self.allocation_time = state, now
 
+    def forget(self, node: Node) -> None:
+        """The node is gone."""
+        if self.nodes.pop(node.id, None) is not None:
+            node.changed()
+
     def count(self, dedicated: bool) -> int:
         return sum(node.dedicated is dedicated for node in self.nodes.values())
 
 
 class Task(Resource):
+    """`blocked`: it waits for tasks that it depends on. `cleaned`: its files went when their time was over.
+
+    `ending`: its end was asked for, and comes when its process is gone.
+    """
+
+    transient = Resource.transient | {"job", "node", "slots"}
     __slots__ = (
+        "blocked",
+        "cleaned",
         "container",
         "end_time",
+        "ending",
         "exit_code",
         "failure",
         "job",
@@ -177,10 +255,13 @@ class Task(Resource):
         self.requeues = 0
         self.last_requeue: datetime | None = None
         self.launched = False  # whether a process was ever started for it, in this life or an earlier one
+        self.blocked = bool(body.get("dependsOn"))
+        self.cleaned = False
         job.tasks[id.lower()] = self
         job.wide = job.wide or self.slots > 1
         job.counts["active"] += 1
-        job.queue[self.seq] = self
+        if not self.blocked:
+            job.queue.add(self)
         job.recent[self.seq] = self
 
     def forget_execution(self) -> None:
@@ -190,15 +271,16 @@ class Task(Resource):
         self.failure: Body | None = None
         self.container: Body = {}
         self.result: str | None = None
+        self.ending = False
 
     def move(self, state: str, now: datetime) -> None:
         job = self.job
         job.counts[self.state] -= 1
         job.counts[state] += 1
         if self.state == "active":
-            job.queue.pop(self.seq, None)
-        if state == "active":
-            job.enqueue(self)
+            job.queue.discard(self)
+        if state == "active" and not self.blocked:
+            job.queue.add(self)
         if state == "completed":
             job.results[self.result or "failure"] += 1
         elif self.state == "completed":
@@ -220,17 +302,42 @@ class Task(Resource):
 
 
 class Job(Resource):
-    """`queue` holds the active tasks by their creation, `recent` all tasks, last changed last."""
+    """`queue` holds the active tasks that may start, `recent` all tasks, last changed last.
 
-    __slots__ = (
+    `auto_pool` is the id of the pool that was made for the job. `passed_over` counts, for the first waiting task of a
+    number of slots, the later ones that started before it: its serial number and their count.
+    """
+
+    transient = Resource.transient | {
         "counts",
-        "disable_option",
-        "end_time",
+        "dependencies",
         "environment",
+        "passed_over",
         "prepared_on",
         "queue",
         "recent",
+        "released_on",
         "results",
+        "retention",
+        "tasks",
+        "timer",
+        "wide",
+    }
+    __slots__ = (
+        "auto_pool",
+        "counts",
+        "dependencies",
+        "disable_option",
+        "end_time",
+        "environment",
+        "passed_over",
+        "prepared_on",
+        "queue",
+        "recent",
+        "released_on",
+        "results",
+        "retention",
+        "scheduling_error",
         "start_time",
         "tasks",
         "terminate_reason",
@@ -246,17 +353,23 @@ class Job(Resource):
         self.terminate_reason: str | None = None
         self.disable_option: str | None = None
         self.tasks: dict[str, Task] = {}
-        self.queue: dict[int, Task] = {}
+        self.queue = Queue()
         self.recent: dict[int, Task] = {}
         self.counts: Counter[str] = Counter()
         self.results: Counter[str] = Counter()
         self.prepared_on: dict[str, PrepRun] = {}
+        self.released_on: dict[str, ReleaseRun] = {}
+        self.auto_pool: str | None = None
+        self.scheduling_error: Body | None = None
+        self.dependencies: Dependencies | None = None
+        self.retention: Retained | None = None
+        self.passed_over: dict[int, tuple[int, int]] = {}
         self.timer: Timer | None = None
         self.environment = settings(body.get("commonEnvironmentSettings"))
 
     @property
     def pool_id(self) -> str:
-        return str(self.body["poolInfo"]["poolId"])
+        return str(self.auto_pool or self.body["poolInfo"].get("poolId") or "")
 
     @property
     def priority(self) -> int:
@@ -281,19 +394,25 @@ class Job(Resource):
     def all_done(self) -> bool:
         return self.counts["completed"] == len(self.tasks)
 
-    def enqueue(self, task: Task) -> None:
-        late = bool(self.queue) and next(reversed(self.queue)) > task.seq
-        self.queue[task.seq] = task
-        if late:
-            self.queue = dict(sorted(self.queue.items()))
-
     def remove(self, task: Task) -> None:
         self.counts[task.state] -= 1
         if task.state == "completed":
             self.results[task.result or "failure"] -= 1
-        for index in (self.queue, self.recent):
-            index.pop(task.seq, None)
+        self.queue.discard(task)
+        self.recent.pop(task.seq, None)
         del self.tasks[task.id.lower()]
+        task.changed()
+
+    def reindex(self) -> None:
+        """Make anew what follows from the tasks, when they were read from a data directory."""
+        tasks = list(self.tasks.values())
+        self.counts = Counter(task.state for task in tasks)
+        self.results = Counter(task.result or "failure" for task in tasks if task.state == "completed")
+        self.queue = Queue()
+        for task in tasks:
+            if task.state == "active" and not task.blocked:
+                self.queue.add(task)
+        self.recent = {task.seq: task for task in sorted(tasks, key=lambda task: task.state_time)}
 
     def refuse_unless_open(self) -> None:
         """Raise what the service answers when a completed or ending job is asked to do more."""
@@ -309,11 +428,15 @@ class Job(Resource):
 class Account:
     """All pools and jobs, by lower-cased id, and the work on them that goes on beside requests."""
 
-    def __init__(self, name: str, quotas: Quotas) -> None:
+    def __init__(self, name: str, quotas: Quotas, faults: Faults | None = None) -> None:
         self.name = name
         self.quotas = quotas
+        self.faults = faults or Faults()
         self.pools: dict[str, Pool] = {}
         self.jobs: dict[str, Job] = {}
+        self.container_runtime: ContainerRuntime | None = None  # of this machine; None: containers are processes
+        self.storage: OwnStorage | None = None
+        self.trusted: Path | None = None  # certificates that nodes trust, where the service is of an authority of ours
         self._work: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -328,11 +451,31 @@ class Account:
         while self._work:
             await asyncio.wait(set(self._work), timeout=5)
 
+    def forget_pool(self, pool: Pool) -> None:
+        """The pool is gone, with its nodes."""
+        if self.pools.pop(pool.id.lower(), None) is not None:
+            pool.changed()
+
+    def forget_job(self, job: Job) -> None:
+        """The job is gone, with its tasks."""
+        if self.jobs.pop(job.id.lower(), None) is not None:
+            job.changed()
+
     def pool(self, id: str) -> Pool:
         pool = self.pools.get(id.lower())
         if pool is None:
             raise BatchError("PoolNotFound")
         return pool
+
+    def node(self, pool_id: str, id: str) -> Node:
+        node = self.pool(pool_id).nodes.get(id.lower())
+        if node is None:
+            raise BatchError("NodeNotFound")
+        return node
+
+    def any_node(self, id: str) -> Node | None:
+        """The node of this id, in whatever pool; they do not come twice."""
+        return next((pool.nodes[id] for pool in self.pools.values() if id in pool.nodes), None)
 
     def job(self, id: str) -> Job:
         job = self.jobs.get(id.lower())

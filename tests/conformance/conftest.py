@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -13,18 +12,6 @@ from conformance_helpers import KINDS, Gate
 
 from batchexec import BatchExecutor
 
-_ACCOUNTS = ("AZURE_", "BATCH_", "STORAGE_", "BATCHEXEC_")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_account_at_all() -> Iterator[None]:
-    """Nothing is configured, so the work runs here; for the whole session, as the shared executors are made in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(_ACCOUNTS):
-                patch.delenv(name)
-        yield
-
 
 @pytest.fixture(scope="session", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
@@ -32,14 +19,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared(kind: str, no_account_at_all: None) -> Iterator[Executor]:
+def shared(kind: str, account: None) -> Iterator[Executor]:
     """One executor of each kind with two workers, for tests that leave it as it was."""
     with KINDS[kind](max_workers=2) as executor:
         yield executor
 
 
 @pytest.fixture(scope="session")
-def batch(no_account_at_all: None) -> Iterator[BatchExecutor]:
+def batch(account: None) -> Iterator[BatchExecutor]:
     """One of ours with two workers, for tests of what only ours has."""
     with BatchExecutor(max_workers=2, echo=False) as executor:
         yield executor

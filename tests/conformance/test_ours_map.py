@@ -77,6 +77,7 @@ class TestReturnExceptions:
         assert isinstance(results[1], ZeroDivisionError)
 
 
+@pytest.mark.here
 class TestEcho:
     def test_shows_output_with_the_item_before_each_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         with BatchExecutor(max_workers=1, echo=True) as executor:

@@ -25,6 +25,7 @@ def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.here
 def test_functions_and_classes_of_a_script_travel_without_a_main_guard(tmp_path: Path) -> None:
     done = run(
         tmp_path,
@@ -51,6 +52,7 @@ def test_functions_and_classes_of_a_script_travel_without_a_main_guard(tmp_path:
     assert done.returncode == 0
 
 
+@pytest.mark.here
 def test_an_interpreter_that_ends_finishes_the_work_first(tmp_path: Path) -> None:
     done = run(
         tmp_path,
@@ -69,6 +71,7 @@ def test_an_interpreter_that_ends_finishes_the_work_first(tmp_path: Path) -> Non
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
+@pytest.mark.here
 def test_a_worker_cannot_start_an_executor_of_its_own(tmp_path: Path) -> None:
     done = run(
         tmp_path,
@@ -88,6 +91,7 @@ def test_a_worker_cannot_start_an_executor_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.here
 def test_a_forked_child_cannot_touch_its_parents_work(tmp_path: Path) -> None:
     done = run(
         tmp_path,

@@ -14,7 +14,8 @@ import pytest
 from azure.batch import models
 from batch_service import IMAGE, Service, emulator, refused, service
 
-from batchexec.emulator.containers import argv
+from batchexec.emulator.container_secrets import full_name
+from batchexec.emulator.containers import argv, create_options
 
 __all__ = ["service"]
 
@@ -134,17 +135,75 @@ def test_a_container_task_is_forked_from_a_warm_zipapp(service: Service, pool: s
     assert task.execution_info.container_info.state == "exited"
 
 
+# What a runtime is asked for, where there is one
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "--mount type=bind,source={root},target={root} --workdir {task}/wd"),
+        (
+            {"containerRunOptions": "--rm --ipc 'a b'", "workingDirectory": "containerImageDefault"},
+            "--mount type=bind,source={root},target={root} --ipc a b",
+        ),
+        ({"containerHostBatchBindMounts": []}, "--workdir {task}/wd"),
+        (
+            {
+                "containerHostBatchBindMounts": [
+                    {"source": "Task"},
+                    {"source": "VfsMounts", "isReadOnly": True},
+                    {"source": "JobPrep", "isReadOnly": False},
+                ],
+                "workingDirectory": "taskWorkingDirectory",
+            },
+            "--mount type=bind,source={task},target={task} "
+            "--mount type=bind,source={root}/fsmounts,target={root}/fsmounts,readonly "
+            "--mount type=bind,source={root}/prep,target={root}/prep --workdir {task}/wd",
+        ),
+    ],
+)
+def test_settings_become_options(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:
+    root, task = tmp_path, tmp_path / "task"
+    body = {"commandLine": "", "containerSettings": {"imageName": "i", **settings}}
+    assert " ".join(create_options(body, root, task, str(root / "prep"))) == expected.format(root=root, task=task)
+
+
+def test_a_mounted_path_may_hold_anything(tmp_path: Path) -> None:
+    root = tmp_path / 'a,"b'
+    _, mount, *_ = create_options({"commandLine": "", "containerSettings": {"imageName": "i"}}, root, root, None)
+    source, target = (f'"{name}={tmp_path}/a,""b"' for name in ("source", "target"))
+    assert mount == f"type=bind,{source},{target}"
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("python:3.11-slim", "docker.io/library/python:3.11-slim"),
+        ("team/image", "docker.io/team/image"),
+        ("registry.io/team/image@sha256:0", "registry.io/team/image@sha256:0"),
+        ("localhost/image", "localhost/image"),
+        ("host:5000/image", "host:5000/image"),
+    ],
+)
+def test_short_names_of_images_are_dockers(image: str, expected: str) -> None:
+    assert full_name(image) == expected
+
+
+def test_a_runtime_that_is_not_there_is_refused_at_the_start() -> None:
+    command = [sys.executable, "-m", "batchexec.emulator"]
+    command += ["--containers", "docker", "--container-command", "/no/such x"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "there is no program '/no/such'" in ended.stderr
+
+
 # What does not fit
 
 
-def test_a_pool_with_containers_takes_no_task_without(service: Service, pool: str) -> None:
-    job = service.job(pool)
-    with refused("InvalidPropertyValue", 400):
-        service.task(job, "true")
-    reply = service.client.create_task_collection(job, {"value": [{"id": "t", "commandLine": "true"}]})
-    error = reply.result_values[0].error
-    assert error.code == "InvalidPropertyValue"
-    assert {value.key: value.value for value in error.error_values}["PropertyName"] == "containerSettings"
+def test_a_pool_with_containers_runs_no_task_without(service: Service, pool: str) -> None:
+    execution = service.run(service.job(pool), "true").execution_info
+    failure = execution.failure_info
+    assert (execution.exit_code, failure.category, failure.code) == (None, "usererror", "ContainerTaskSettingsNotFound")
 
 
 def test_a_container_task_fails_in_a_pool_without(service: Service, plain_pool: str) -> None:
@@ -159,7 +218,7 @@ def test_a_plain_task_fails_where_its_pool_came_later_with_containers(service: S
     job = service.job("late-containers")
     service.task(job, "true")
     container_pool(service, id="late-containers")
-    assert service.completed(job).execution_info.failure_info.code == "ContainerInvalidSettings"
+    assert service.completed(job).execution_info.failure_info.code == "ContainerTaskSettingsNotFound"
 
 
 def test_a_preparation_in_a_container_bars_the_nodes_of_a_pool_without(service: Service, plain_pool: str) -> None:

@@ -132,7 +132,7 @@ def test_a_job_can_end_with_its_last_task(service: Service, pool: str) -> None:
     wd = Path(service.client.get_task(job, "t").node_info.task_root_directory, "wd")
     assert service.client.get_job(job).state == "active"
     (service.node_root(job) / wd / "go").touch()
-    assert job_state(service, job, "completed").execution_info.termination_reason == "AllTasksCompleted"
+    assert job_state(service, job, "completed").execution_info.termination_reason == "AllTasksComplete"
 
 
 def test_an_empty_job_that_ends_with_its_last_task_ends_at_once(service: Service, pool: str) -> None:
@@ -308,7 +308,7 @@ def test_deleting_a_pool_leaves_its_jobs_and_requeues_their_tasks(service: Servi
         ({"id": "white space"}, "InvalidPropertyValue"),
         ({"taskSlotsPerNode": 257}, "InvalidPropertyValue"),
         ({"taskSlotsPerNode": 17}, "InvalidPropertyValue"),
-        ({"targetDedicatedNodes": "2"}, "InvalidPropertyValue"),
+        ({"targetDedicatedNodes": "two"}, "InvalidPropertyValue"),
         ({"resizeTimeout": "5 minutes"}, "InvalidPropertyValue"),
         ({"identity": {"type": "UserAssigned"}}, "InvalidRequestBody"),
     ],

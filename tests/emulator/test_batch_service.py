@@ -329,14 +329,17 @@ def raw(service: Service, request: str) -> str:
 
 
 def test_what_the_emulator_does_not_do_it_says(service: Service, pool: str) -> None:
-    with refused("NotImplemented", 501):
-        list(service.client.list_job_schedules())
+    schedule: Any = {"id": "s", "schedule": {}, "jobSpecification": {"poolInfo": {"poolId": pool}}}
+    with refused("UnsupportedHttpVerb", 405):
+        service.client.create_job_schedule(schedule)
+    with refused("ResourceNotFound", 404):
+        service.client.create_node_user(pool, "node", models.BatchNodeUserCreateOptions(name="u"))
     task = models.BatchTaskCreateOptions(
         id="t",
         command_line="true",
         multi_instance_settings=models.MultiInstanceSettings(coordination_command_line="true"),
     )
-    with refused("NotImplemented", 501):
+    with refused("InvalidPropertyValue", 400):
         service.client.create_task(service.job(pool), task)
 
 

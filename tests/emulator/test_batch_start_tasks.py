@@ -57,7 +57,33 @@ def test_the_environment_and_directory_of_a_start_task(service: Service) -> None
     assert env["AZ_BATCH_NODE_STARTUP_DIR"] == env["AZ_BATCH_TASK_DIR"] == str(directory)
     assert env["HOME"] == env["AZ_BATCH_TASK_WORKING_DIR"] == f"{directory}/wd"
     assert env["X"] == "y"
-    assert not {"AZ_BATCH_JOB_ID", "AZ_BATCH_TASK_ID"} & set(env)
+    task = {"TASK_DIR", "TASK_WORKING_DIR", "TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES"}
+    assert {name for name in env if name.startswith("AZ_BATCH_")} == {f"AZ_BATCH_{name}" for name in NODE | task}
+
+
+NODE = {"ACCOUNT_NAME", "ACCOUNT_URL", "POOL_ID", "NODE_ID", "NODE_IS_DEDICATED", "NODE_ROOT_DIR", "NODE_SHARED_DIR"}
+NODE |= {"NODE_STARTUP_DIR", "NODE_STARTUP_WORKING_DIR", "NODE_MOUNTS_DIR"}
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_task_knows_where_it_is(service: Service, prepared: bool) -> None:
+    pool = service.pool()
+    prep = models.BatchJobPreparationTask(command_line="true", id="prep")
+    job = service.job(pool, **({"job_preparation_task": prep} if prepared else {}))
+    service.run(job, "env")
+    env = dict(line.split("=", 1) for line in service.output(job).splitlines())
+    names = NODE | {"JOB_ID", "TASK_ID", "TASK_DIR", "TASK_WORKING_DIR", "TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES"}
+    names |= {"JOB_PREP_DIR", "JOB_PREP_WORKING_DIR"} if prepared else set()
+    assert {name for name in env if name.startswith("AZ_BATCH_")} == {f"AZ_BATCH_{name}" for name in names}
+    root = env["AZ_BATCH_NODE_ROOT_DIR"]
+    assert env["AZ_BATCH_NODE_MOUNTS_DIR"] == f"{root}/fsmounts"
+    assert env["AZ_BATCH_NODE_SHARED_DIR"] == f"{root}/shared"
+    assert env["AZ_BATCH_TASK_DIR"] == f"{root}/workitems/{job}/job-1/t"
+    if prepared:
+        assert env["AZ_BATCH_JOB_PREP_WORKING_DIR"] == f"{root}/workitems/{job}/job-1/prep/wd"
+    assert (env["AZ_BATCH_NODE_IS_DEDICATED"], env["AZ_BATCH_ACCOUNT_NAME"]) == ("true", service.info["account"])
+    there = {path.name for path in Path(root).iterdir()}
+    assert {"applications", "fsmounts", "shared", "startup", "workitems"} <= there
 
 
 def test_what_a_start_task_leaves_in_the_shared_directory_its_tasks_find(service: Service) -> None:

@@ -214,7 +214,7 @@ def test_what_a_task_had_preloaded_the_next_one_finds(service: Service, app: Pat
 
 
 def test_the_server_starts_beside_the_preparation_task(service: Service, app: Path) -> None:
-    begun = "until ls $AZ_BATCH_NODE_STARTUP_DIR/fork-server-*; do sleep 0.01; done"
+    begun = "until ls $AZ_BATCH_NODE_ROOT_DIR/sys/fork-server-*; do sleep 0.01; done"
     file = models.ResourceFile(http_url=service.blob(app.read_bytes()), file_path="app.pyz")
     preparation = models.BatchJobPreparationTask(command_line=f"/bin/sh -c '{begun}'", resource_files=[file])
     job = forking_job(service, app, preparation=preparation)
@@ -271,7 +271,7 @@ def test_the_emulator_ends_while_a_download_hangs_and_a_server_imports(app: Path
         service.task(job, "true", "hangs", resource_files=[models.ResourceFile(http_url=url, file_path="x")])
         service.task(job, f"{sys.executable} x", "imports")
         with silent.accept()[0]:
-            logs = lambda: [log.read_text() for log in (tmp_path / "root").glob("nodes/*/startup/fork*")]  # noqa: E731
+            logs = lambda: [log.read_text() for log in (tmp_path / "root").glob("nodes/*/sys/fork*")]  # noqa: E731
             pid = service.until(logs, lambda found: any(found))[0].strip()
             assert process.stdin
             process.stdin.close()

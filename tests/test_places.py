@@ -1,0 +1,24 @@
+"""The executor's own suite on services as they run for other people: see tests/places.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import PLACES
+
+SUITE = Path(__file__).parent / "conformance"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("place", PLACES)
+def test_the_executors_suite_passes(place: str) -> None:
+    options = ["--place", place, "-k", "not threads", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", SUITE, *options]
+    done = subprocess.run(command, cwd=SUITE.parents[1], env={**os.environ}, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
