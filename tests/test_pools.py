@@ -17,8 +17,8 @@ from helpers_work import double
 from batchexec import BatchConfig, BatchExecutor, errors
 from batchexec._engine import pool
 from batchexec._engine.health import Health
-from batchexec.emulator.autoscale import evaluate
-from batchexec.emulator.autoscale_samples import History
+from batchexec.emulator.scheduling.autoscale import evaluate
+from batchexec.emulator.scheduling.autoscale_samples import History
 
 _MACHINE = {
     "imageReference": {"publisher": "microsoft-dsvm", "offer": "ubuntu-hpc", "sku": "2404", "version": "latest"},

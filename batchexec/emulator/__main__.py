@@ -15,16 +15,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchexec.emulator.batch.errors import Unusable
+from batchexec.emulator.scheduling.quotas import Quotas
+
 from .access import HOST, Access, BadKeys, forget_keys, given_keys, listen, tls_directory
-from .errors import Unusable
 from .options import Containers, Options
-from .quotas import Quotas
 from .running import exports, registered
 from .service import Emulator
 
 if TYPE_CHECKING:
-    from .datadir import DataDirectory
-    from .latency import Latency
+    from batchexec.emulator.faults.latency import Latency
+    from batchexec.emulator.persistence.datadir import DataDirectory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
 def _data_directory(path: Path | None) -> DataDirectory | None:
     if path is None:
         return None
-    from .datadir import DataDirectory
+    from batchexec.emulator.persistence.datadir import DataDirectory
 
     return DataDirectory(path)
 
@@ -187,7 +188,7 @@ def _faults(paths: list[Path]) -> list[object]:
     """What stands in files of faults. Raises ValueError where it cannot be armed."""
     if not paths:
         return []
-    from .faults import Faults, read
+    from batchexec.emulator.faults.faults import Faults, read
 
     found = [read(path) for path in paths]
     for path, specs in zip(paths, found, strict=True):
@@ -199,7 +200,7 @@ def _latency(text: str | None, seed: int | None) -> Latency | None:
     """Raises ValueError where no latency is called so."""
     if text is None:
         return None
-    from .latency import Latency
+    from batchexec.emulator.faults.latency import Latency
 
     return Latency.parse(text, seed)
 

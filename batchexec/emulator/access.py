@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hosts import LOOPBACK, names_for
-from .keys import is_key, new_key
+from batchexec.emulator.identity.hosts import LOOPBACK, names_for
+from batchexec.emulator.identity.keys import is_key, new_key
 
 if TYPE_CHECKING:
-    from .identity import Identity
+    from batchexec.emulator.identity.identity import Identity
 
 HOST = "127.0.0.1"
 _GIVEN = ("account", "batch_key", "storage_account", "storage_key", "client_secret")
@@ -84,7 +84,7 @@ class Access:
         names = names_for(host, more_names)
         identity = None
         if tls is not None:
-            from .identity import Identity
+            from batchexec.emulator.identity.identity import Identity
 
             identity = Identity.open(tls, names, given.get("client_secret"))
         scheme = "http" if identity is None else "https"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .quotas import Quotas
+from batchexec.emulator.scheduling.quotas import Quotas
 
 if TYPE_CHECKING:
-    from .datadir import DataDirectory
-    from .latency import Latency
+    from batchexec.emulator.faults.latency import Latency
+    from batchexec.emulator.persistence.datadir import DataDirectory
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ __all__ = ["Access", "Emulator", "listen"]
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from batchexec.emulator.persistence.journal import Journal
+    from batchexec.emulator.scheduling.jobs import Jobs
+    from batchexec.emulator.scheduling.pools import Pools
+    from batchexec.emulator.scheduling.scheduler import Scheduler
+
     from .clock import Clock
-    from .jobs import Jobs
-    from .journal import Journal
-    from .pools import Pools
-    from .scheduler import Scheduler
     from .state import Account
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -61,26 +62,27 @@ class Emulator:
     async def start(self) -> None:
         from aiohttp import web
 
-        from .auto_pools import AutoPools
-        from .autoscaler import AutoScaler
+        from batchexec.emulator.batch.routes_account import AccountRoutes
+        from batchexec.emulator.batch.routes_files import FileRoutes
+        from batchexec.emulator.batch.routes_jobs import JobRoutes
+        from batchexec.emulator.batch.routes_nodes import NodeRoutes
+        from batchexec.emulator.batch.routes_pools import LOCAL, PoolRoutes, local_pool
+        from batchexec.emulator.batch.routes_tasks import TaskRoutes
+        from batchexec.emulator.batch.server import BODY_LIMIT, BatchServer
+        from batchexec.emulator.faults.control import ControlRoutes
+        from batchexec.emulator.faults.faults import Faults, around
+        from batchexec.emulator.faults.nodes import arm
+        from batchexec.emulator.identity.hosts import Hosts, is_wildcard
+        from batchexec.emulator.identity.keys import SharedKey
+        from batchexec.emulator.node.own_storage import OwnStorage
+        from batchexec.emulator.scheduling.auto_pools import AutoPools
+        from batchexec.emulator.scheduling.autoscaler import AutoScaler
+        from batchexec.emulator.scheduling.jobs import Jobs
+        from batchexec.emulator.scheduling.pools import Pools
+        from batchexec.emulator.scheduling.scheduler import Scheduler
+
         from .clock import Clock
-        from .control import ControlRoutes
-        from .faults import Faults, around
-        from .faulty_nodes import arm
-        from .hosts import Hosts, is_wildcard
         from .http_log import log
-        from .jobs import Jobs
-        from .keys import SharedKey
-        from .own_storage import OwnStorage
-        from .pools import Pools
-        from .routes_account import AccountRoutes
-        from .routes_files import FileRoutes
-        from .routes_jobs import JobRoutes
-        from .routes_nodes import NodeRoutes
-        from .routes_pools import LOCAL, PoolRoutes, local_pool
-        from .routes_tasks import TaskRoutes
-        from .scheduler import Scheduler
-        from .server import BODY_LIMIT, BatchServer
         from .state import Account
 
         access, clock = self.access, self._clock or Clock()
@@ -93,13 +95,13 @@ class Emulator:
         account.storage = OwnStorage(access.blob_endpoint, access.storage_account, access.storage_key, clock.now)
         data, journal = self._options.data, None
         if data is not None:
-            from .journal import Journal
-            from .restore import restore
+            from batchexec.emulator.persistence.journal import Journal
+            from batchexec.emulator.persistence.restore import restore
 
             restore(data.database, account)
             self._journal = journal = Journal(data.database, account, data.path / "blobs")
         if self._options.containers is not None:
-            from .container_runtime import ContainerRuntime
+            from batchexec.emulator.node.container_runtime import ContainerRuntime
 
             account.container_runtime = ContainerRuntime(self._options.containers, root)
         path = f"{_interpreters(root / 'bin', self._options.python)}{os.pathsep}{_PATH}"
@@ -111,8 +113,8 @@ class Emulator:
         hosts = Hosts(access.names, is_wildcard(self._options.host))
         bearer = entra = blob_tokens = None
         if access.identity is not None:
-            from .bearer import BearerTokens, BlobTokens
-            from .entra import Entra
+            from batchexec.emulator.identity.bearer import BearerTokens, BlobTokens
+            from batchexec.emulator.identity.entra import Entra
 
             issuer = access.identity.issuer
             bearer = BearerTokens(issuer, access.batch_endpoint, clock.now)
@@ -136,7 +138,7 @@ class Emulator:
             self._options.latency.slow_down(pools)
 
         if data is not None and journal is not None:
-            from .resume import resume
+            from batchexec.emulator.persistence.resume import resume
 
             journal.open()
             resume(account, clock, scheduler, jobs, pools, scaler, data)
@@ -152,7 +154,7 @@ class Emulator:
             handle, request_factory=request, access_log=None, logger=log, auto_decompress=False
         )
         await self._serve(web.ServerRunner(server, shutdown_timeout=1), self._sockets[0])
-        from .blobs import blob_app
+        from batchexec.emulator.blob.service import blob_app
 
         app = blob_app(
             access.storage_account, access.storage_key, root / "blobs", clock.now, hosts, blob_tokens, journal, faults

@@ -9,21 +9,22 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from batchexec.emulator.batch.errors import BatchError
+from batchexec.emulator.faults.faults import Faults
+from batchexec.emulator.scheduling.waiting import Queue
+
 from .clock import Timer
-from .errors import BatchError
-from .faults import Faults
-from .waiting import Queue
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .attempts import NodeRun, PrepRun, ReleaseRun, TaskRun
-    from .container_runtime import ContainerRuntime
-    from .dependencies import Dependencies
-    from .node import NodeAgent
-    from .own_storage import OwnStorage
-    from .quotas import Quotas
-    from .retention import Retained
+    from batchexec.emulator.node.agent import NodeAgent
+    from batchexec.emulator.node.attempts import NodeRun, PrepRun, ReleaseRun, TaskRun
+    from batchexec.emulator.node.container_runtime import ContainerRuntime
+    from batchexec.emulator.node.own_storage import OwnStorage
+    from batchexec.emulator.scheduling.dependencies import Dependencies
+    from batchexec.emulator.scheduling.quotas import Quotas
+    from batchexec.emulator.scheduling.retention import Retained
 
 Body = dict[str, Any]
 _serial = itertools.count(1)

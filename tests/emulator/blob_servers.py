@@ -15,7 +15,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobServiceClient, generate_blob_sas, generate_container_sas
 from blob_wire import ACCOUNT, KEY
 
-from batchexec.emulator.blobs import blob_app
+from batchexec.emulator.blob.service import blob_app
 
 ODD_NAME = "dir one/ü+%41 &=?#~'\"<ä>/日本"
 

@@ -12,11 +12,11 @@ from azure.batch.aio import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import refused
 
-from batchexec.emulator.autoscale import check_syntax, evaluate
-from batchexec.emulator.autoscale_samples import History
-from batchexec.emulator.autoscale_values import FormulaError, Interval, NoSamples, Value
 from batchexec.emulator.clock import ManualClock
 from batchexec.emulator.options import Options
+from batchexec.emulator.scheduling.autoscale import check_syntax, evaluate
+from batchexec.emulator.scheduling.autoscale_samples import History
+from batchexec.emulator.scheduling.autoscale_values import FormulaError, Interval, NoSamples, Value
 from batchexec.emulator.service import Access, Emulator, listen
 
 FORMULA = """

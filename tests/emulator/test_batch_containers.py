@@ -14,8 +14,8 @@ import pytest
 from azure.batch import models
 from batch_service import IMAGE, Service, emulator, refused, service
 
-from batchexec.emulator.container_secrets import full_name
-from batchexec.emulator.containers import argv, create_options
+from batchexec.emulator.node.container_secrets import full_name
+from batchexec.emulator.node.containers import argv, create_options
 
 __all__ = ["service"]
 

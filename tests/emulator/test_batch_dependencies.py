@@ -12,7 +12,7 @@ from batch_service import Service, refused, service
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchexec.emulator.dependencies import Dependencies, Numbers, number_of
+from batchexec.emulator.scheduling.dependencies import Dependencies, Numbers, number_of
 from batchexec.emulator.state import Job, Task
 
 __all__ = ["service"]

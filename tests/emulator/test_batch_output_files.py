@@ -15,7 +15,7 @@ from azure.batch import models
 from azure.storage.blob import BlobServiceClient, ContainerClient, generate_container_sas
 from batch_service import Service, refused, service
 
-from batchexec.emulator.patterns import OutsideError, find
+from batchexec.emulator.node.patterns import OutsideError, find
 
 __all__ = ["service"]
 

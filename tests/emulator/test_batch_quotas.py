@@ -15,7 +15,7 @@ from batch_service import Service, emulator, refused
 
 from batchexec.emulator.clock import ManualClock
 from batchexec.emulator.options import Options
-from batchexec.emulator.quotas import Quotas, cores_of
+from batchexec.emulator.scheduling.quotas import Quotas, cores_of
 from batchexec.emulator.service import Access, Emulator, listen
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchexec.emulator.directories import make_top
+from batchexec.emulator.node.directories import make_top
 
 
 def test_the_top_of_unrelated_trees_is_marked_or_left_as_it_is(tmp_path: Path) -> None:

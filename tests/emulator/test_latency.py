@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from batch_service import Service, emulator
 
-from batchexec.emulator.latency import Latency
+from batchexec.emulator.faults.latency import Latency
 
 SCALE = 0.002  # nodes come after 0.36 to 0.96 s, tasks start after 4 to 10 ms
 

@@ -1,0 +1,1 @@
+"""What goes wrong when asked for, and how long things take."""

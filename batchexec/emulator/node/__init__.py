@@ -1,0 +1,1 @@
+"""What happens on a node: directories, downloads, processes, containers, uploads."""

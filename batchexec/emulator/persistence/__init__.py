@@ -1,0 +1,1 @@
+"""What `--data-dir` keeps, and how it goes on from there."""
