@@ -30,7 +30,7 @@ quick: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(MAKE) --jobs=4 tools
-	$(BIN)/pytest -m slow --durations=10
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow --durations=15
 	$(BIN)/python tests/smoke_pythons.py
 
 bench: $(VENV)/.installed-test

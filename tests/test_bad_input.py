@@ -380,7 +380,7 @@ def test_a_full_disk_on_the_node_is_told(small_nodes: Account, tmp_path: Path) -
 
         late = executor.submit(work.double, 1).exception(30)  # no room for its directory
         assert isinstance(late, TaskError)
-        assert "No space left on device" in str(late)
+        assert "DiskFull: There is not enough disk space on the node" in str(late)
 
         shutil.rmtree(hog)
         assert executor.submit(work.double, 1).result(30) == 2

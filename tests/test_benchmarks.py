@@ -17,6 +17,9 @@ WARM = {"dispatch", "dispatch-map", "dispatch-own", "map", "round-trip"}
 ALONE = {"dispatch-script", "another", "cold-start", "program"}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     return benchmark(tmp_path_factory.mktemp("benchmarks") / "report.json")

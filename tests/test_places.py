@@ -15,9 +15,9 @@ SUITE = Path(__file__).parent / "conformance"
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("place", PLACES)
-def test_the_executors_suite_passes(place: str) -> None:
-    options = ["--place", place, "-k", "not threads", "-q", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("name", PLACES)
+def test_the_executors_suite_passes(name: str) -> None:
+    options = ["--place", name, "-k", "not threads", "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", SUITE, *options]
     done = subprocess.run(command, cwd=SUITE.parents[1], env={**os.environ}, capture_output=True, text=True)
     print(done.stdout)

@@ -337,4 +337,4 @@ def test_lives_are_as_the_model_says() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_many_lives_are_as_the_model_says() -> None:
-    _explore(100, 40)
+    _explore(60, 30)

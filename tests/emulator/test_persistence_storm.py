@@ -25,6 +25,9 @@ SIZES = (0, 100, 70_000, 300_000)
 BLOCK = 100_000
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[Kept]:
     with kept_service(tmp_path / "data") as kept:

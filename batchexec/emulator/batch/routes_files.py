@@ -48,7 +48,7 @@ class FileRoutes:
         if task.cleaned:
             raise BatchError("TaskFilesCleanedup")
         path = self._scheduler.directory_of(task)
-        if path is None or not path.is_dir():
+        if path is None:
             raise BatchError("TaskFilesUnavailable")
         assert task.node_info is not None
         if self._account.node(task.node_info["poolId"], task.node_info["nodeId"]).state in ("unknown", "unusable"):

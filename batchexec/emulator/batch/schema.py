@@ -184,13 +184,20 @@ def resource_file(name: str, value: object) -> None:
         raise invalid("fileMode", mode, "an octal mode is expected")
 
 
+def image_name(name: str, value: object) -> None:
+    """No option of the runtime, and nothing that no program can be told."""
+    if not isinstance(value, str) or not value.isprintable() or value[:1] in ("", "-"):
+        raise invalid(name, value, "the name of an image is expected")
+
+
+REGISTRY = Shape({}, {"username": text, "password": text, "registryServer": text, "identityReference": anything})
 CONTAINER = Shape(
-    {"imageName": nonempty},
+    {"imageName": image_name},
     {
         "containerRunOptions": text,
-        "registry": anything,
+        "registry": REGISTRY,
         "workingDirectory": one_of("taskWorkingDirectory", "containerImageDefault"),
-        "containerHostBatchBindMounts": anything,
+        "containerHostBatchBindMounts": listing(Shape({}, {"source": text, "isReadOnly": flag})),
     },
 )
 _COMMAND: dict[str, Check] = {
@@ -228,7 +235,7 @@ VIRTUAL_MACHINES = Shape(
         "licenseType": text,
         "containerConfiguration": Shape(
             {"type": one_of("dockerCompatible", "criCompatible")},
-            {"containerImageNames": listing(nonempty), "containerRegistries": anything},
+            {"containerImageNames": listing(image_name), "containerRegistries": listing(REGISTRY)},
         ),
         "diskEncryptionConfiguration": anything,
         "nodePlacementConfiguration": anything,

@@ -43,7 +43,10 @@ PACKAGES: Check = _packages
 
 
 def _web_address(name: str, value: object) -> None:
-    parts = urlsplit(value) if isinstance(value, str) else None
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+    except ValueError:  # brackets around what is no address
+        parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.netloc or len(parts.path) < 2:
         raise invalid(name, value, "the address of a container is expected")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from bisect import bisect_left
 
 from aiohttp import web
@@ -156,4 +157,4 @@ def _start(call: Call) -> str:
 
 def _after(folder: str) -> str:
     """The first name behind all names that begin with `folder`."""
-    return folder[:-1] + chr(ord(folder[-1]) + 1)
+    return folder[:-1] + chr(ord(folder[-1]) + 1) if folder[-1] < chr(sys.maxunicode) else folder + folder[-1]

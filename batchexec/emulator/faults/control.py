@@ -47,7 +47,7 @@ class ControlRoutes:
             armed = faulty_nodes.arm(self._faults, specs, self._account, self._nodes, self._clock)
         except BadFault as error:
             raise BatchError("InvalidPropertyValue", Reason=str(error)) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BatchError("InvalidRequestBody", Reason=str(error)) from None
         response = answer({"value": [fault.shown() for fault in armed]})
         response.set_status(201)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,10 +68,7 @@ def give(bundle: Path, node: Path) -> None:
     """Put the bundle into the node's directory, where containers see it too."""
     here = node / bundle.name
     here.unlink(missing_ok=True)
-    try:
-        os.link(bundle, here)  # one copy serves all nodes
-    except OSError:  # another file system, or one without links
-        here.write_bytes(bundle.read_bytes())
+    shutil.copyfile(bundle, here)  # no hard link: a task that writes to it must not change whom our clients trust
 
 
 def _make_authority(path: Path, key_path: Path) -> None:

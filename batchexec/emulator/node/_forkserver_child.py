@@ -35,13 +35,19 @@ def enter() -> None:
 def take_place(request: dict[str, Any], fresh: bool) -> None:
     """Go to the task's directory and output files. Standard input is the null device already, as the server's."""
     os.chdir(request["cwd"])
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
-    _redirect(request["stdout"], flags, 1)
-    _redirect(request["stderr"], flags, 2)
+    _redirect(request["stdout"], fresh, 1)
+    _redirect(request["stderr"], fresh, 2)
 
 
-def _redirect(path: str, flags: int, target: int) -> None:
-    file = os.open(path, flags, 0o640)
+def _redirect(path: str, fresh: bool, target: int) -> None:
+    """An earlier run of the task may have left a link there, or a pipe, which would be waited for."""
+    if fresh:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    os.set_blocking(file, True)
     os.dup2(file, target, inheritable=True)
     if file != target:
         os.close(file)

@@ -12,6 +12,7 @@ from batchexec.emulator.state import Account, Body, Job, Node, Task, settings
 
 from . import containers
 from .attempts import TASK_ENDED, NodeRun, PrepRun, ReleaseRun, Stopped, TaskRun
+from .directories import open_to_append, passes_link, refuse_links, remove_tree
 from .forkserver import ForkServers
 from .processes import Launch, ProcessServer, Running
 from .resources import Downloader
@@ -117,7 +118,8 @@ class NodeAgent:
 
     def _write_log(self) -> None:
         try:
-            with open(self.root / LOGS / "agent.log", "a") as log:
+            refuse_links(self.root, self.root / LOGS)
+            with open(open_to_append(self.root / LOGS / "agent.log"), "a") as log:
                 log.writelines(self._log)
             self._log.clear()
         except OSError:  # a full disk must not stop the node: what is not written now goes with the next line
@@ -177,6 +179,15 @@ class NodeAgent:
 
     def task_root(self, job: Job, task_id: str) -> Path:
         return self.root / "workitems" / job.id / "job-1" / task_id
+
+    def files_of(self, job: Job, task_id: str) -> Path | None:
+        """A task's directory, if it is there and not a link to elsewhere."""
+        path = self.task_root(job, task_id)
+        return path if path.is_dir() and not passes_link(self.root, path) else None
+
+    def remove_files(self, job: Job, task_id: str) -> None:
+        """Remove a task's directory."""
+        remove_tree(self.root, self.task_root(job, task_id))
 
     def _environment(self, job: Job, task_id: str, root: Path, body: Body) -> dict[str, str]:
         base = self._job_env.get(job)
@@ -275,7 +286,7 @@ class NodeAgent:
             self.node.recent.remove(task)  # it would keep all of the job in memory
         directory = self.root / "workitems" / job.id
         if directory.is_dir():
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, self.root, directory)
 
     def hear(self) -> None:
         """There is contact with the service again: what was given up meanwhile is killed, what ended is reported."""

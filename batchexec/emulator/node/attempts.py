@@ -15,7 +15,7 @@ from batchexec.emulator.clock import iso, seconds_of
 from batchexec.emulator.state import Body, Job, Task
 
 from . import containers
-from .directories import make_directory
+from .directories import make_directory, refuse_links
 from .processes import Ended, Launch, Running
 from .resources import CannotStart, failure
 
@@ -157,6 +157,7 @@ class Attempts:
     async def _prepare_directory(self) -> str:
         root = str(self._root)
         cwd = f"{root}/wd"
+        refuse_links(self.agent.root, cwd)
         make_directory(root)
         make_directory(cwd)
         files = self._body.get("resourceFiles")

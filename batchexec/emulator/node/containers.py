@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchexec.emulator.state import Body
 
+from .directories import refuse_links
 from .resources import CannotStart
 
 NOTICE = (
@@ -122,6 +123,7 @@ def _mounts(settings: Body, root: Path, task_root: Path, prep_root: str | None) 
             path = str(root / _MOUNTED[source])
         else:
             raise invalid(f"there is no data path {source!r} to mount")
+        refuse_links(root, path)  # else the runtime would mount what the link leads to
         Path(path).mkdir(parents=True, exist_ok=True)
         yield path, bool(mount.get("isReadOnly"))
 

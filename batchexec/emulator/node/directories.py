@@ -1,8 +1,12 @@
-"""Making directories where a file system is quick with what is in them."""
+"""Directories and files that the service makes among those of tasks, which may have put links and pipes there."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -17,6 +21,44 @@ def make_directory(path: Path | str) -> None:
         os.mkdir(path)
     except FileExistsError:
         pass
+
+
+def passes_link(root: Path, path: Path | str) -> bool:
+    """Whether a name between `root` and a path below it is a symbolic link, which leads to anywhere.
+
+    A container that sees its node's directory can put one there. The service itself must not go where it cannot.
+    """
+    way = str(root)
+    for part in str(path)[len(way) + 1 :].split(os.sep):
+        way = f"{way}{os.sep}{part}"
+        if os.path.islink(way):
+            return True
+    return False
+
+
+def refuse_links(root: Path, path: Path | str) -> None:
+    """Raise OSError where such a link stands in the way."""
+    if passes_link(root, path):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def remove_tree(root: Path, path: Path) -> None:
+    """Remove what there is of a directory below `root`, and nothing that a link leads to."""
+    if passes_link(root, path.parent):
+        return
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file of the service's own, in place of what else a task may have put there: a link, or a pipe that would
+    be waited for. The caller closes it."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            os.unlink(path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.open(path, flags, 0o666)
 
 
 def make_top(path: Path) -> bool:

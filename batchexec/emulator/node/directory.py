@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mimetypes
 import os
 import shutil
@@ -52,6 +53,27 @@ class Directory:
             raise Absent from None
         return handle, status
 
+    def create(self, path: str) -> int:
+        """Open a new file for writing, in place of what has its name; directories on the way to it are made. The caller
+        closes it. Raises Absent where the path leads outside, OSError where there can be no such file."""
+        try:
+            *way, name = Path(os.path.realpath(self._root / path)).relative_to(self._root).parts
+        except ValueError:  # outside, the root itself, or no name at all
+            raise Absent from None
+        handle = os.open(self._root, os.O_RDONLY)
+        try:
+            for part in way:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=handle)
+                below = os.open(part, _BEHIND | os.O_NONBLOCK, dir_fd=handle)
+                os.close(handle)
+                handle = below
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=handle)  # it may be a pipe, or have another name outside
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=handle)
+        finally:
+            os.close(handle)
+
     def remove(self, path: str, recursive: bool) -> bool:
         """Remove a file, a link or a directory; False where a directory has to stay, not being empty. Raises Absent."""
         given = self._root / path
@@ -86,7 +108,9 @@ class Directory:
             if self._shown and top not in self._shown:
                 continue
             yield top
-            for parent, directories, files in os.walk(self._root / top) if recursive else ():
+            if not recursive or os.path.islink(self._root / top):
+                continue
+            for parent, directories, files in os.walk(self._root / top):
                 for name in directories + files:
                     yield os.path.relpath(os.path.join(parent, name), self._root)
 

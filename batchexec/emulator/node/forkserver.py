@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import stat
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,6 +110,8 @@ class ForkServers:
         try:
             status = os.stat(file)
         except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device has no end
             return False
         stamp = status.st_ino, status.st_mtime_ns, status.st_size
         known = self._digests.get(file)

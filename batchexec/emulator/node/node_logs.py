@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .agent import LOGS
+from .directories import passes_link
 from .transfers import Transfers
 
 _log = logging.getLogger(__name__)
@@ -16,7 +17,9 @@ _log = logging.getLogger(__name__)
 
 def since(root: Path, start: datetime) -> list[Path]:
     """The logs with a line of this time or a later one: whole files, more rather than less, as the service does it."""
-    logs = (path for path in sorted((root / LOGS).iterdir()) if path.is_file())
+    if passes_link(root, root / LOGS):
+        return []
+    logs = (path for path in sorted((root / LOGS).iterdir()) if path.is_file() and not path.is_symlink())
     return [path for path in logs if datetime.fromtimestamp(path.stat().st_mtime, timezone.utc) >= start]
 
 

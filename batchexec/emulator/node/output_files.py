@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +16,8 @@ from xml.sax.saxutils import escape
 from batchexec.emulator.clock import Clock
 from batchexec.emulator.state import Body
 
+from .directories import open_to_append, refuse_links
+from .directory import Absent, Directory
 from .patterns import OutsideError, find
 from .resources import failure
 from .transfers import Transfers, without_secret
@@ -63,13 +67,18 @@ class Uploader:
 
     async def _upload(self, wanted: list[Body], root: Path, env: Mapping[str, str]) -> Body | None:
         first: Body | None = None
-        with open(root / OUT, "a", buffering=1) as out, open(root / ERR, "a", buffering=1) as err:
+        refuse_links(root.parent, root)
+        directory = Directory(root)
+        with (
+            open(open_to_append(root / OUT), "a", buffering=1) as out,
+            open(open_to_append(root / ERR), "a", buffering=1) as err,
+        ):
             for item in wanted:
                 pattern, container = item["filePattern"], item["destination"]["container"]
                 out.write(f"{self._clock.now()} Uploading all files matching pattern {pattern}\n")
                 try:
                     for path, name in await asyncio.to_thread(_files, item, root, env):
-                        await self._upload_one(path, name, container)
+                        await self._upload_one(directory, path, name, container)
                         out.write(f"{self._clock.now()} {path} -> {without_secret(container['containerUrl'])}/{name}\n")
                 except (_Refused, OSError, OutsideError) as error:
                     status = error.status if isinstance(error, _Refused) else None
@@ -79,12 +88,19 @@ class Uploader:
                     first = first or failure("usererror", code, _MESSAGES[code], **details, Reason=str(error))
         return first
 
-    async def _upload_one(self, path: str, name: str, container: Body) -> None:
+    async def _upload_one(self, directory: Directory, path: str, name: str, container: Body) -> None:
         address, _, signature = self._http.address(container["containerUrl"], container, "racw").partition("?")
         url = f"{address.rstrip('/')}/{quote(name, safe='/~')}" + (f"?{signature}" if signature else "")
         headers = {item["name"]: item.get("value") or "" for item in container.get("uploadHeaders") or ()}
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        try:
+            handle, status = directory.open(path)  # it may have become something else since it was found
+        except Absent:
+            raise FileNotFoundError(f"no file {path}") from None
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            raise IsADirectoryError(errno.EISDIR, f"{path} has become a directory")
+        with open(handle, "rb") as file:
+            size = status.st_size
             if size <= _ONE_PUT:
                 await self._put(url, {**headers, "x-ms-blob-type": "BlockBlob"}, file, 0, size)
             else:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .directories import open_to_append
+
 _SERVER = str(Path(__file__).with_name("_forkserver_main.py"))
 _GRACE_SECONDS = 2.0
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -84,7 +86,7 @@ class ProcessServer(asyncio.Protocol):
         `inline`: its processes stay, and each runs task after task.
         """
         ours, theirs = socket.socketpair()
-        with theirs, open(log, "ab") as output:
+        with theirs, open(open_to_append(log), "ab") as output:
             command = [interpreter, "-I", *(() if zipapp else ("-S",)), _SERVER, str(theirs.fileno())]
             if zipapp:
                 command += [zipapp, module, *(["inline"] if inline else [])]

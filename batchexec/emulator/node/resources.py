@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from batchexec.emulator.state import Body
 
+from .directory import Absent, Directory
 from .transfers import Transfers, without_secret
 
 _CHUNK = 1 << 18
@@ -60,40 +61,40 @@ class Downloader:
 
     async def _fetch_one(self, file: _File, directory: Path, mode: int) -> None:
         path = file.path
-        target = directory / path
-        if "\0" in path or not os.path.realpath(target).startswith(os.path.realpath(directory) + os.sep):
-            raise CannotStart("ResourceFileCreateFailed", "The file path leaves the working directory", FilePath=path)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            await self._download(file.url, target, path)
-            target.chmod(mode)
+            await self._download(file, Directory(directory), mode)
+        except Absent:
+            raise CannotStart(
+                "ResourceFileCreateFailed", "The file path leaves the working directory", FilePath=path
+            ) from None
         except OSError as error:
             code = "DiskFull" if error.errno == errno.ENOSPC else "ResourceFileWriteFailed"
             raise CannotStart(code, error.strerror or str(error), FilePath=path) from error
 
-    async def _download(self, url: str, target: Path, path: str) -> None:
+    async def _download(self, file: _File, directory: Directory, mode: int) -> None:
         """Ask a few times where the trouble may pass: the service's agent has retries of its own, as its failure code
         MaxInternalRetryCountReached tells; how many is unknown."""
         for pause in _PAUSES:
             try:
-                return await self._download_once(url, target, path)
+                return await self._download_once(file, directory, mode)
             except CannotStart as error:
                 if error.info["code"] not in _PASSING:
                     raise
             await asyncio.sleep(pause)
-        await self._download_once(url, target, path)
+        await self._download_once(file, directory, mode)
 
-    async def _download_once(self, url: str, target: Path, path: str) -> None:
+    async def _download_once(self, file: _File, directory: Directory, mode: int) -> None:
         import aiohttp
 
-        details = {"FilePath": path, "BlobSource": without_secret(url)}
+        details = {"FilePath": file.path, "BlobSource": without_secret(file.url)}
         try:
-            async with self._http.request("GET", url) as reply:
+            async with self._http.request("GET", file.url) as reply:
                 if reply.status != 200:
                     raise _refused(reply.status, "A resource file could not be downloaded", details)
-                with open(target, "wb") as out:
+                with open(directory.create(file.path), "wb") as out:
                     async for data in reply.content.iter_chunked(_CHUNK):
                         out.write(data)
+                    os.fchmod(out.fileno(), mode)
         except asyncio.TimeoutError as error:
             raise CannotStart("BlobDownloadTimedOut", "A download timed out", **details) from error
         except (aiohttp.ClientError, ValueError) as error:

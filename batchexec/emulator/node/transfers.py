@@ -34,7 +34,9 @@ class Transfers:
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60),
+                auto_decompress=False,  # what is stored compressed stays so, and a small blob stays small
+                headers={"Accept-Encoding": "identity"},
             )
         return self._session.request(method, URL(url, encoded=True), ssl=self._trusted(url), **more)
 
@@ -58,5 +60,7 @@ class Transfers:
 
 
 def without_secret(url: str) -> str:
-    """An address as it may be shown: its query holds a signature."""
-    return url.partition("?")[0]
+    """An address as it may be shown: its query holds a signature, and what stands before the host a password."""
+    scheme, slashes, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"

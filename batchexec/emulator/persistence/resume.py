@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchexec.emulator.node.agent import PREP, RELEASE
+from batchexec.emulator.node.directories import passes_link
 from batchexec.emulator.state import Account, Job, Task
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _ids(job: Job) -> set[str]:
 
 def _discard_others(data: DataDirectory, path: Path, kept: AbstractSet[str]) -> AbstractSet[str]:
     """Take away all that is in a directory but these; what of them is there."""
+    if passes_link(data.path, path):  # else all would go that is where the link leads
+        return set()
     try:
         present = set(os.listdir(path))
     except (FileNotFoundError, NotADirectoryError):

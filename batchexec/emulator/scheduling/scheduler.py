@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchexec.emulator.clock import Clock
 from batchexec.emulator.node.attempts import TASK_ENDED, TaskRun
@@ -14,6 +14,9 @@ from batchexec.emulator.state import Account, Job, Node, Task
 
 from .placement import OpenNodes, victims
 from .retention import Retention
+
+if TYPE_CHECKING:
+    from batchexec.emulator.node.agent import NodeAgent
 
 _PATIENCE = 10  # later tasks that may start before one that needs more slots; then a node is kept for it
 
@@ -226,7 +229,7 @@ class Scheduler:
         await asyncio.gather(*(task.node.runs[task].finished for task in tasks if task.node is not None))
 
     def delete_task(self, task: Task) -> None:
-        directory = self.directory_of(task)
+        agent = self._agent_of(task)
         self.end_task(task, "deleted")
         pending = [task] if task.node is not None else []
         if task.job.dependencies is not None:
@@ -236,25 +239,29 @@ class Scheduler:
 
         async def clean() -> None:
             await self.idle(pending)
-            if directory is not None:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            if agent is not None:
+                await asyncio.to_thread(agent.remove_files, task.job, task.id)
 
         self.account.spawn(clean())
 
     # -- files
 
     def directory_of(self, task: Task) -> Path | None:
-        """Where the task's files are; None before it has a node and when the node is gone."""
+        """Where the task's files are; None before it has a node, and when they are not there any more."""
+        agent = self._agent_of(task)
+        return agent.files_of(task.job, task.id) if agent else None
+
+    def _agent_of(self, task: Task) -> NodeAgent | None:
         if task.node_info is None:
             return None
         pool = self.account.pools.get(task.node_info["poolId"].lower())
         node = pool.nodes.get(task.node_info["nodeId"].lower()) if pool else None
-        return node.agent.task_root(task.job, task.id) if node else None
+        return node.agent if node else None
 
     def _clean(self, task: Task) -> None:
-        directory = self.directory_of(task)
-        if directory is not None:
-            self.account.spawn(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+        agent = self._agent_of(task)
+        if agent is not None:
+            self.account.spawn(asyncio.to_thread(agent.remove_files, task.job, task.id))
 
     # -- the end
 
