@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+_LOOK_SECONDS = 0.5
 
 
 class Outcome(NamedTuple):
@@ -58,6 +59,25 @@ class ChunkFuture(Future[T]):
 
     def sent_as(self, task_id: str) -> None:
         """The chunk went out as this task."""
+
+    def result(self, timeout: float | None = None) -> T:
+        """As the standard library's, whose wait without end may miss a Ctrl-C (see `_wait`)."""
+        if timeout is None:
+            self._wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As the standard library's, likewise."""
+        if timeout is None:
+            self._wait()
+        return super().exception(timeout)
+
+    def _wait(self) -> None:
+        """Wait until it is done, in steps. A signal that arrives just as a lock is about to be waited for is handled by
+        Python only when that wait ends; on Windows so is every signal."""
+        with self._condition:
+            while not self.done():
+                self._condition.wait(_LOOK_SECONDS)
 
     def cancel(self) -> bool:
         """Cancel if it is still pending: local, immediate, and final whatever the service is doing with it."""

@@ -197,7 +197,7 @@ def test_ctrl_c_ends_the_wait_for_an_account_that_does_not_answer(run: Run, acco
         code, _, err = script.end()
     finally:
         os.kill(account.ready["pid"], signal.SIGCONT)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     script.leaves_nothing()
@@ -216,7 +216,7 @@ def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
         code, _, err = script.end()
     finally:
         os.kill(account.ready["pid"], signal.SIGCONT)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3
     assert code == -signal.SIGINT
     assert "KeyboardInterrupt" in err
 

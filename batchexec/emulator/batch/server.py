@@ -183,7 +183,8 @@ class BatchServer:
         if operation is None:
             raise self._unknown(request.method, shape)
         ids = [unquote(part) for part in parts[1::2]]
-        given = dict(parse_qsl(query, keep_blank_values=True))
+        # Of a parameter given twice the first counts, as in what was signed.
+        given = dict(reversed(parse_qsl(query, keep_blank_values=True)))
         older = False
         if parts[0] in _SERVICE:
             older = versions.is_older(given)

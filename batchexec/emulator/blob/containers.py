@@ -157,4 +157,6 @@ def _start(call: Call) -> str:
 
 def _after(folder: str) -> str:
     """The first name behind all names that begin with `folder`."""
-    return folder[:-1] + chr(ord(folder[-1]) + 1) if folder[-1] < chr(sys.maxunicode) else folder + folder[-1]
+    last = chr(sys.maxunicode)
+    short = folder.rstrip(last)  # nothing comes after such a character
+    return short[:-1] + chr(ord(short[-1]) + 1) if short else last * 1025

@@ -48,7 +48,7 @@ class PieceFiles:
     synchronised = False  # whether a file must be on the disk before its piece is there
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = root
         self._prefix = os.urandom(6).hex() + "-"
         self._numbers = itertools.count(1)

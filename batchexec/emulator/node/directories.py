@@ -52,10 +52,11 @@ def remove_tree(root: Path, path: Path) -> None:
 
 
 def open_to_append(path: Path) -> int:
-    """Open a file of the service's own, in place of what else a task may have put there: a link, or a pipe that would
-    be waited for. The caller closes it."""
+    """Open a file of the service's own, in place of what else a task may have put there: a link of either kind, or a
+    pipe that would be waited for. The caller closes it."""
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.unlink(path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     return os.open(path, flags, 0o666)
@@ -67,7 +68,7 @@ def make_top(path: Path) -> bool:
     ext4 then puts each of them into a region of its own. Otherwise a new node's files go where those of earlier nodes
     were, and creating a file passes over every one deleted there in the last minutes: milliseconds for each task.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)  # what tasks write is for their owner alone
     if sys.platform != "linux" or sys.maxsize < 1 << 32:
         return False
     import fcntl

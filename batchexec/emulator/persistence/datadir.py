@@ -95,7 +95,7 @@ class DataDirectory:
 
 def _locked(path: Path) -> int:
     """A file that this process holds locked until it ends, however it ends. Its children do not inherit it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
