@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from batchexec.emulator.running import variables
 
@@ -35,10 +35,12 @@ class LocalAzure:
     """A running emulator: Azure Batch and Blob storage on the loopback interface of this machine.
 
     `ready` is what it printed when it was ready: `batch_endpoint`, `blob_endpoint`, `account`, `batch_key`,
-    `storage_account`, `storage_key`, `connection_string`, `pid`, and with `--tls` more.
+    `storage_account`, `storage_key`, `connection_string`, `pid`, and with `--tls` more. `env` is the environment of
+    its process, `stderr` where what it says goes; by default both are this process's.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, env: Mapping[str, str] | None = None, stderr: IO[Any] | None = None) -> None:
+        self._env, self._stderr = env, stderr
         self._command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", *options]
         self.process: subprocess.Popen[bytes]
         self.ready: dict[str, Any]
@@ -46,7 +48,8 @@ class LocalAzure:
 
     def start(self) -> None:
         """Start the process. Raises RuntimeError where it cannot; the reason is on standard error."""
-        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=self._stderr, env=self._env)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -54,11 +57,11 @@ class LocalAzure:
             raise RuntimeError(f"the emulator ended with code {self.process.wait()} before it was ready")
         self.ready = json.loads(line)
 
-    def stop(self) -> None:
-        """End the process, and all that it runs."""
+    def stop(self) -> int:
+        """End the process, and all that it runs; its exit code."""
         self._close()
         try:
-            self.process.wait(_END_SECONDS)
+            return self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -95,13 +98,15 @@ class LocalAzure:
 
 
 @contextmanager
-def local_azure(*options: str) -> Iterator[LocalAzure]:
+def local_azure(
+    *options: str, env: Mapping[str, str] | None = None, stderr: IO[Any] | None = None
+) -> Iterator[LocalAzure]:
     """Run an emulator with these options of `batchexec emulator` (`--nodes 2`, `--faults FILE`, ...) in the block.
 
     It is a child process, and ends with the block or with this process, with all that it runs. Raises RuntimeError
     where it cannot start; the reason is on standard error.
     """
-    running = LocalAzure(*options)
+    running = LocalAzure(*options, env=env, stderr=stderr)
     try:
         yield running
     finally:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,8 @@ from urllib.parse import urlsplit
 
 import jwt
 from azure.core.credentials import AccessToken
+
+from batchexec.testing import local_azure
 
 BATCH = "https://batch.core.windows.net/"
 STORAGE = "https://storage.azure.com"
@@ -117,13 +117,7 @@ class Credential:
 
 @contextmanager
 def running(*options: str, env: dict[str, str] | None = None, stderr: IO[str] | None = None) -> Iterator[Secure]:
-    """An emulator as a child process, ended by the end-of-file of its standard input."""
-    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", *options]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, env=env) as process:
-        assert process.stdin
-        assert process.stdout
-        yield Secure(json.loads(process.stdout.readline()))
-        process.stdin.close()
-        process.wait(15)
-    assert process.returncode == 0
+    """An emulator as a child process, in the block."""
+    with local_azure(*options, env=env, stderr=stderr) as azure:
+        yield Secure(azure.ready)
+    assert azure.process.returncode == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,8 @@ from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.rest import HttpRequest
 from azure.storage.blob import BlobServiceClient, ContainerClient
+
+from batchexec.testing import local_azure
 
 T = TypeVar("T")
 
@@ -145,20 +145,15 @@ class Account:
 
 @contextmanager
 def service(*options: str, root: Path | None = None) -> Iterator[Account]:
-    """`batchexec emulator` as a child process, ended by the end-of-file of its standard input."""
-    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", *options]
-    command += ["--root", str(root)] if root else []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        account = Account(json.loads(process.stdout.readline()))
+    """The account of a `batchexec emulator` that runs in the block."""
+    where = ("--root", str(root)) if root else ()
+    with local_azure(*options, *where) as azure:
+        account = Account(azure.ready)
         try:
             yield account
         finally:
             account.close()
-            process.stdin.close()
-            process.wait(15)
-    assert process.returncode == 0
+    assert azure.process.returncode == 0
 
 
 def scrubbed(**more: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,33 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "emulator": (set(), {"aiohttp", "cryptography", "jwt", "multidict", "yarl"}),
 }
 
+# The same within the emulator: the rooms that each may import. All may import `errors` and `clock`.
+BASE = {"errors", "clock"}
+EMULATOR: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "clock": set(),
+    "http_log": set(),
+    "temporary": set(),
+    "running": set(),
+    "state": set(),
+    "identity": set(),
+    "faults": {"state"},
+    "node": {"faults", "identity", "state"},
+    "scheduling": {"faults", "node", "state"},
+    "batch": {"faults", "identity", "node", "scheduling", "state"},
+    "blob": {"faults", "identity"},
+    "access": {"identity"},
+    "persistence": {"access", "blob", "identity", "node", "state"},
+    "options": {"scheduling"},
+    "service": {
+        *("access", "batch", "blob", "faults", "http_log", "identity", "node", "options", "persistence", "scheduling"),
+        *("state", "temporary"),
+    },
+    "shell": {"running"},
+    "__main__": {"access", "faults", "options", "persistence", "running", "scheduling", "service", "shell"},
+}
+
 
 class Import(ast.NodeVisitor):
     """Full names of the modules that one file imports when it runs."""
@@ -75,8 +103,8 @@ def modules(room: str) -> list[Path]:
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
-def rooms_present() -> Iterator[str]:
-    for path in ROOT.iterdir():
+def rooms_present(folder: Path = ROOT) -> Iterator[str]:
+    for path in folder.iterdir():
         if path.suffix == ".py":
             yield path.stem
         elif any(path.rglob("*.py")):
@@ -101,6 +129,27 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
             if not allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+def test_every_room_of_the_emulator_has_its_arrows() -> None:
+    assert set(rooms_present(ROOT / "emulator")) == set(EMULATOR), "say in EMULATOR what it may import"
+
+
+@pytest.mark.parametrize("room", sorted(EMULATOR))
+def test_a_room_of_the_emulator_imports_only_what_lies_below_it(room: str) -> None:
+    allowed = {room, *EMULATOR[room], *(() if room in BASE else BASE)}
+    wrong = []
+    for path in modules(f"emulator/{room}"):
+        for name in Import(path).found:
+            inner = name.removeprefix("batchexec.emulator.")
+            if inner != name and inner.partition(".")[0] not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_the_arrows_of_the_emulator_make_no_circle() -> None:
+    order = TopologicalSorter({room: {*below, *(() if room in BASE else BASE)} for room, below in EMULATOR.items()})
+    assert set(order.static_order()) == set(EMULATOR)  # CycleError where there is one
 
 
 def test_the_emulator_shares_no_code_with_the_client() -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import helpers_work as work
 from helpers_service import Account, until
 
 from batchexec import BatchExecutor
-
-
-def started(data: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof", "--data-dir", str(data)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+from batchexec.testing import local_azure
 
 
 def slow_double(number: int) -> int:
@@ -25,30 +19,16 @@ def slow_double(number: int) -> int:
 
 
 def test_a_map_outlives_the_service(tmp_path: Path) -> None:
-    import json
-
-    process = started(tmp_path / "data")
-    assert process.stdout is not None
-    account = Account(json.loads(process.stdout.readline()))
-    processes = [process]
-    try:
+    with local_azure("--data-dir", str(tmp_path / "data")) as azure, closing(Account(azure.ready)) as account:
         with BatchExecutor(**account.settings, max_workers=4, echo=False) as executor:
             results = executor.map(slow_double, range(24), chunksize=1)
             first = next(results)
             for _ in range(2):
-                processes[-1].send_signal(signal.SIGKILL)
-                processes[-1].wait()
-                processes.append(started(tmp_path / "data"))
+                azure.kill()
+                azure.start()
                 done = [task for job in account.jobs() for task in account.batch.list_tasks(job)]
                 assert len(done) >= 24
             assert [first, *results] == [2 * number for number in range(24)]
             # It is as good as new.
             assert executor.submit(work.double, 4).result(30) == 8
         until(lambda: not account.left(*[str(pool.id) for pool in account.batch.list_pools()]))
-    finally:
-        account.close()
-        for process in processes:
-            for stream in (process.stdin, process.stdout):
-                assert stream is not None
-                stream.close()
-            process.wait(20)

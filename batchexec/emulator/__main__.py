@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchexec.emulator.batch.errors import Unusable
+from batchexec.emulator.errors import Unusable
 from batchexec.emulator.scheduling.quotas import Quotas
 
 from .access import HOST, Access, BadKeys, forget_keys, given_keys, listen, tls_directory
@@ -34,6 +34,58 @@ def main(argv: list[str] | None = None) -> int:
         from .shell import main as env
 
         return env(arguments[1:])
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    python = shutil.which(options.python)
+    if python is None:
+        parser.error(f"--python: {options.python!r} is no program")
+    if not 0 <= options.nodes <= 1000 or not 1 <= options.slots <= 256:
+        parser.error("--nodes: 0 to 1000, --slots: 1 to 256")
+    try:
+        data = _data_directory(options.data_dir)
+        given = given_keys(options.keys, os.environ, options.account, options.storage_account)
+        if data is not None:
+            given = data.saved_access() | given
+            batch, blobs = data.listen(options.port, options.blob_port, options.host)
+        else:
+            batch, blobs = (listen(port, options.host) for port in (options.port, options.blob_port))
+    except (BadKeys, OSError, Unusable) as error:
+        parser.error(str(error))
+    try:
+        latency = _latency(options.latency, options.seed)
+        faults = _faults(options.faults)
+        boxed = _containers(options.containers, options.container_command, options.container_option)
+    except ValueError as error:
+        parser.error(str(error))
+    root = data.path if data else options.root
+    forget_keys(os.environ)
+    most = Quotas(options.core_quota, options.spot_quota, options.pool_quota, options.job_quota)
+    chosen = Options(
+        root,
+        os.path.abspath(python),
+        most,
+        options.host,
+        inline=options.runner == "inline",
+        data=data,
+        containers=boxed,
+        faults=faults,
+        nodes=options.nodes,
+        slots=options.slots,
+        latency=latency,
+    )
+    with tls_directory(root) if options.tls else contextlib.nullcontext() as tls:
+        access = Access.create(batch, blobs, given=given, host=options.host, more_names=options.name, tls=tls)
+        if data is not None:
+            data.keep_access(access, batch, blobs)
+        try:
+            _run(Emulator(batch, blobs, access, chosen), options.json, options.until_eof)
+        except Unusable as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="batchexec emulator",
         description="Azure Batch and Blob storage on this machine, for any client.",
@@ -116,54 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         help="take the time that Azure takes for round trips, tasks and nodes; azure:0.01 a hundredth of it",
     )
     wrong.add_argument("--seed", type=int, metavar="N", help="of the latency; default: a random one")
-    options = parser.parse_args(arguments)
-    python = shutil.which(options.python)
-    if python is None:
-        parser.error(f"--python: {options.python!r} is no program")
-    if not 0 <= options.nodes <= 1000 or not 1 <= options.slots <= 256:
-        parser.error("--nodes: 0 to 1000, --slots: 1 to 256")
-    try:
-        data = _data_directory(options.data_dir)
-        given = given_keys(options.keys, os.environ, options.account, options.storage_account)
-        if data is not None:
-            given = data.saved_access() | given
-            batch, blobs = data.listen(options.port, options.blob_port, options.host)
-        else:
-            batch, blobs = (listen(port, options.host) for port in (options.port, options.blob_port))
-    except (BadKeys, OSError, Unusable) as error:
-        parser.error(str(error))
-    try:
-        latency = _latency(options.latency, options.seed)
-        faults = _faults(options.faults)
-        boxed = _containers(options.containers, options.container_command, options.container_option)
-    except ValueError as error:
-        parser.error(str(error))
-    root = data.path if data else options.root
-    forget_keys(os.environ)
-    most = Quotas(options.core_quota, options.spot_quota, options.pool_quota, options.job_quota)
-    chosen = Options(
-        root,
-        os.path.abspath(python),
-        most,
-        options.host,
-        inline=options.runner == "inline",
-        data=data,
-        containers=boxed,
-        faults=faults,
-        nodes=options.nodes,
-        slots=options.slots,
-        latency=latency,
-    )
-    with tls_directory(root) if options.tls else contextlib.nullcontext() as tls:
-        access = Access.create(batch, blobs, given=given, host=options.host, more_names=options.name, tls=tls)
-        if data is not None:
-            data.keep_access(access, batch, blobs)
-        try:
-            _run(Emulator(batch, blobs, access, chosen), options.json, options.until_eof)
-        except Unusable as error:
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-            return 1
-    return 0
+    return parser
 
 
 def _data_directory(path: Path | None) -> DataDirectory | None:
@@ -218,7 +223,7 @@ def _run(emulator: Emulator, as_json: bool, until_eof: bool) -> None:
 def _load_http_server() -> None:
     """Import aiohttp without the system's certificates, which it would read at once, for 45 ms.
 
-    Where one is needed, for resource files from elsewhere, they are read then (resources.py).
+    Where one is needed, for resource files from elsewhere, they are read then (node/transfers.py).
     """
     given = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull

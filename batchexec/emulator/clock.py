@@ -9,9 +9,13 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 INFINITE = "P10675199DT2H48M5.4775807S"
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_UNITS = ("days", "hours", "minutes", "seconds")
 _DURATION = re.compile(
     r"P(?:(?P<days>\d+(?:\.\d+)?)D)?"
     r"(?:T(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
@@ -96,8 +100,29 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")[:-6] + "0Z"
 
 
-def http_date(moment: datetime) -> str:
-    return moment.strftime("%a, %d %b %Y %H:%M:%S GMT")
+def http_date(when: datetime) -> str:
+    """RFC 1123 in GMT, independent of the locale."""
+    t = when.astimezone(timezone.utc)
+    return (
+        f"{_DAYS[t.weekday()]}, {t.day:02d} {_MONTHS[t.month - 1]} {t.year:04d} "
+        f"{t.hour:02d}:{t.minute:02d}:{t.second:02d} GMT"
+    )
+
+
+def parse_time(text: str) -> datetime | None:
+    """ISO 8601 with any number of fraction digits, or the RFC 1123 form; UTC where no zone is named."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?", text)
+    try:
+        if match is None:
+            moment = parsedate_to_datetime(text)
+        else:
+            whole, fraction, zone = match.groups()
+            whole += ":00" if whole.count(":") == 1 else ""
+            zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else zone[:3] + ":" + zone[3:]
+            moment = datetime.fromisoformat(f"{whole}.{(fraction or '0')[:6]:0<6}{zone}")
+    except (ValueError, TypeError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def seconds_of(duration: str) -> float | None:
@@ -107,6 +132,3 @@ def seconds_of(duration: str) -> float | None:
         return None
     days, hours, minutes, seconds = (float(part or 0) for part in match.group(*_UNITS))
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-_UNITS = ("days", "hours", "minutes", "seconds")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,11 @@ __all__ = ["Access", "Emulator", "listen"]
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from batchexec.emulator.batch.routes_pools import PoolRoutes
+    from batchexec.emulator.batch.server import BatchServer
+    from batchexec.emulator.identity.hosts import Hosts
     from batchexec.emulator.persistence.journal import Journal
+    from batchexec.emulator.scheduling.autoscaler import AutoScaler
     from batchexec.emulator.scheduling.jobs import Jobs
     from batchexec.emulator.scheduling.pools import Pools
     from batchexec.emulator.scheduling.scheduler import Scheduler
@@ -60,110 +65,146 @@ class Emulator:
         await self.stop()
 
     async def start(self) -> None:
-        from aiohttp import web
-
-        from batchexec.emulator.batch.routes_account import AccountRoutes
-        from batchexec.emulator.batch.routes_files import FileRoutes
-        from batchexec.emulator.batch.routes_jobs import JobRoutes
-        from batchexec.emulator.batch.routes_nodes import NodeRoutes
-        from batchexec.emulator.batch.routes_pools import LOCAL, PoolRoutes, local_pool
-        from batchexec.emulator.batch.routes_tasks import TaskRoutes
-        from batchexec.emulator.batch.server import BODY_LIMIT, BatchServer
-        from batchexec.emulator.faults.control import ControlRoutes
-        from batchexec.emulator.faults.faults import Faults, around
-        from batchexec.emulator.faults.nodes import arm
+        from batchexec.emulator.batch.routes_pools import LOCAL, local_pool
+        from batchexec.emulator.faults.faults import around
         from batchexec.emulator.identity.hosts import Hosts, is_wildcard
-        from batchexec.emulator.identity.keys import SharedKey
-        from batchexec.emulator.node.own_storage import OwnStorage
-        from batchexec.emulator.scheduling.auto_pools import AutoPools
         from batchexec.emulator.scheduling.autoscaler import AutoScaler
         from batchexec.emulator.scheduling.jobs import Jobs
+        from batchexec.emulator.scheduling.nodes import Nodes
         from batchexec.emulator.scheduling.pools import Pools
         from batchexec.emulator.scheduling.scheduler import Scheduler
 
         from .clock import Clock
-        from .http_log import log
-        from .state import Account
 
-        access, clock = self.access, self._clock or Clock()
-        root = self._options.root
+        access, options, clock = self.access, self._options, self._clock or Clock()
+        root = options.root
         if root is None:
             self._temporary = TemporaryRoot()
             root = self._temporary.path
-        faults = Faults(self._options.latency)
-        self.account = account = Account(access.account, self._options.quotas, faults)
+        self.account = account = self._open_account(root, clock)
+        path = f"{_interpreters(root / 'bin', options.python)}{os.pathsep}{_PATH}"
+        self._scheduler = scheduler = Scheduler(account, clock)
+        self.jobs = jobs = Jobs(account, clock, scheduler)
+        nodes = Nodes(account, clock, scheduler, root / "nodes", access.batch_endpoint, path, options.inline)
+        self.pools = pools = Pools(account, clock, scheduler, nodes)
+        scaler = AutoScaler(account, clock, pools)
+        hosts = Hosts(access.names, is_wildcard(options.host))
+        batch, pool_routes = self._batch_server(clock, hosts, scaler)
+        self._set_off_faults(clock)
+        if options.data is not None and self._journal is not None:
+            from batchexec.emulator.persistence.resume import resume
+
+            self._journal.open()
+            resume(account, clock, scheduler, jobs, pools, scaler, options.data)
+        if options.nodes and LOCAL not in account.pools:
+            pool_routes.add(local_pool(options.nodes, options.slots))
+        await self._serve_batch(around(account.faults, "batch", batch.handle))
+        await self._serve_blobs(root / "blobs", clock, hosts)
+        if self._temporary is not None:
+            remove_abandoned()
+
+    def _open_account(self, root: Path, clock: Clock) -> Account:
+        """The account, with all that an earlier run has left in the data directory."""
+        from batchexec.emulator.faults.faults import Faults
+        from batchexec.emulator.node.own_storage import OwnStorage
+
+        from .state import Account
+
+        access, options = self.access, self._options
+        account = Account(access.account, options.quotas, Faults(options.latency))
         account.storage = OwnStorage(access.blob_endpoint, access.storage_account, access.storage_key, clock.now)
-        data, journal = self._options.data, None
-        if data is not None:
+        if options.data is not None:
             from batchexec.emulator.persistence.journal import Journal
             from batchexec.emulator.persistence.restore import restore
 
-            restore(data.database, account)
-            self._journal = journal = Journal(data.database, account, data.path / "blobs")
-        if self._options.containers is not None:
+            restore(options.data.database, account)
+            self._journal = Journal(options.data.database, account, options.data.path / "blobs")
+        if options.containers is not None:
             from batchexec.emulator.node.container_runtime import ContainerRuntime
 
-            account.container_runtime = ContainerRuntime(self._options.containers, root)
-        path = f"{_interpreters(root / 'bin', self._options.python)}{os.pathsep}{_PATH}"
-        self._scheduler = scheduler = Scheduler(account, clock)
-        self.jobs = jobs = Jobs(account, clock, scheduler)
-        inline = self._options.inline
-        self.pools = pools = Pools(account, clock, scheduler, root / "nodes", access.batch_endpoint, path, inline)
-        scaler = AutoScaler(account, clock, pools)
-        hosts = Hosts(access.names, is_wildcard(self._options.host))
-        bearer = entra = blob_tokens = None
+            account.container_runtime = ContainerRuntime(options.containers, root)
         if access.identity is not None:
-            from batchexec.emulator.identity.bearer import BearerTokens, BlobTokens
+            account.trusted = access.identity.certificates.bundle
+        return account
+
+    def _batch_server(self, clock: Clock, hosts: Hosts, scaler: AutoScaler) -> tuple[BatchServer, PoolRoutes]:
+        from batchexec.emulator.batch.routes_account import AccountRoutes
+        from batchexec.emulator.batch.routes_autoscale import AutoScaleRoutes
+        from batchexec.emulator.batch.routes_faults import FaultRoutes
+        from batchexec.emulator.batch.routes_files import FileRoutes
+        from batchexec.emulator.batch.routes_jobs import JobRoutes
+        from batchexec.emulator.batch.routes_nodes import NodeRoutes
+        from batchexec.emulator.batch.routes_pools import PoolRoutes
+        from batchexec.emulator.batch.routes_tasks import TaskRoutes
+        from batchexec.emulator.batch.server import BatchServer
+        from batchexec.emulator.identity.keys import SharedKey
+        from batchexec.emulator.scheduling.auto_pools import AutoPools
+
+        access, account, pools = self.access, self.account, self.pools
+        bearer = entra = None
+        if access.identity is not None:
+            from batchexec.emulator.identity.bearer import BearerTokens
             from batchexec.emulator.identity.entra import Entra
 
-            issuer = access.identity.issuer
-            bearer = BearerTokens(issuer, access.batch_endpoint, clock.now)
-            blob_tokens = BlobTokens(issuer, access.batch_endpoint, access.storage_account).principal
+            bearer = BearerTokens(access.identity.issuer, access.batch_endpoint, clock.now)
             entra = Entra(access.identity, access.storage_account, clock.now)
-            account.trusted = access.identity.certificates.bundle
-        batch = BatchServer(SharedKey(access.account, access.batch_key), clock, hosts, bearer, entra, journal)
-        batch.add(scaler.operations())
+        batch = BatchServer(SharedKey(access.account, access.batch_key), clock, hosts, bearer, entra, self._journal)
         pool_routes = PoolRoutes(account, clock, pools, scaler)
-        batch.add(pool_routes.operations())
-        jobs.auto_pools = AutoPools(account, pool_routes.add, pools.delete)
-        batch.add(NodeRoutes(account, pools.nodes).operations())
-        batch.add(AccountRoutes(account).operations())
-        batch.add(JobRoutes(account, clock, jobs).operations())
-        batch.add(TaskRoutes(account, scheduler).operations())
-        batch.add(FileRoutes(account, scheduler).operations())
-        batch.add(ControlRoutes(account, clock, faults, pools.nodes).operations())
+        self.jobs.auto_pools = AutoPools(account, pool_routes.add, pools.delete)
+        for routes in (
+            pool_routes,
+            AutoScaleRoutes(account, scaler),
+            NodeRoutes(account, pools.nodes),
+            AccountRoutes(account),
+            JobRoutes(account, clock, self.jobs),
+            TaskRoutes(account, self._scheduler),
+            FileRoutes(account, self._scheduler),
+            FaultRoutes(account, clock, account.faults, pools.nodes),
+        ):
+            batch.add(routes.operations())
+        return batch, pool_routes
+
+    def _set_off_faults(self, clock: Clock) -> None:
+        """What goes wrong, and how slowly all goes, from the start."""
+        from batchexec.emulator.faults.nodes import arm
+
         for specs in self._options.faults:
-            arm(faults, specs, account, pools.nodes, clock)
+            arm(self.account.faults, specs, self.account, self.pools.nodes, clock)
         if self._options.latency is not None:
-            self._options.latency.slow_down(pools)
+            self._options.latency.slow_down(self.pools)
 
-        if data is not None and journal is not None:
-            from batchexec.emulator.persistence.resume import resume
+    async def _serve_batch(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        from aiohttp import web
 
-            journal.open()
-            resume(account, clock, scheduler, jobs, pools, scaler, data)
-        if self._options.nodes and LOCAL not in account.pools:
-            pool_routes.add(local_pool(self._options.nodes, self._options.slots))
+        from batchexec.emulator.batch.server import BODY_LIMIT
+
+        from .http_log import log
+
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
             return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
 
-        handle = around(faults, "batch", batch.handle)
-        server = web.Server(
-            handle, request_factory=request, access_log=None, logger=log, auto_decompress=False
-        )
+        server = web.Server(handle, request_factory=request, access_log=None, logger=log, auto_decompress=False)
         await self._serve(web.ServerRunner(server, shutdown_timeout=1), self._sockets[0])
+
+    async def _serve_blobs(self, root: Path, clock: Clock, hosts: Hosts) -> None:
+        from aiohttp import web
+
         from batchexec.emulator.blob.service import blob_app
 
-        app = blob_app(
-            access.storage_account, access.storage_key, root / "blobs", clock.now, hosts, blob_tokens, journal, faults
-        )
+        from .http_log import log
+
+        access, tokens = self.access, None
+        if access.identity is not None:
+            from batchexec.emulator.blob.tokens import BlobTokens
+
+            tokens = BlobTokens(access.identity.issuer, access.batch_endpoint, access.storage_account).principal
+        key, journal, faults = access.storage_key, self._journal, self.account.faults
+        app = blob_app(access.storage_account, key, root, clock.now, hosts, tokens, journal, faults)
         # Content sent with a Content-Encoding is stored as it is.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, auto_decompress=False, logger=log)
         await self._serve(runner, self._sockets[1])
-        if self._temporary is not None:
-            remove_abandoned()
 
     async def _serve(self, runner: web.BaseRunner, sock: socket.socket) -> None:
         from aiohttp import web

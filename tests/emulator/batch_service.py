@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -15,9 +12,11 @@ from typing import IO, Any
 
 import pytest
 from azure.batch import BatchClient, models
-from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobServiceClient, generate_blob_sas
+from helpers_service import until
+
+from batchexec.testing import local_azure
 
 IMAGE = models.VirtualMachineConfiguration(
     image_reference=models.BatchVmImageReference(
@@ -73,6 +72,9 @@ class Service:
     def completed(self, job: str, id: str = "t") -> models.BatchTask:
         return self.until(lambda: self.client.get_task(job, id), lambda task: task.state == "completed")
 
+    def running(self, job: str, id: str = "t") -> models.BatchTask:
+        return self.until(lambda: self.client.get_task(job, id), lambda task: task.state == "running")
+
     def output(self, job: str, id: str = "t", name: str = "stdout.txt") -> str:
         return b"".join(self.client.download_task_file(job, id, name)).decode()
 
@@ -98,32 +100,18 @@ class Service:
             )
             return f"{container.url}/blob?{sas}"
 
-    @staticmethod
-    def until(look: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 10) -> Any:
-        end = time.monotonic() + seconds
-        while not good(found := look()):
-            assert time.monotonic() < end, f"never came: {found}"
-            time.sleep(0.005)
-        return found
+    until = staticmethod(until)
 
 
 @contextmanager
 def emulator(
     root: Path | None, *options: str, stderr: IO[bytes] | None = None
 ) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
-    """An emulator as a child process, ended by the end-of-file of its standard input."""
-    command = [sys.executable, "-m", "batchexec.emulator", "--json", "--until-eof"]
-    command += ["--root", str(root)] if root else []
-    command += options
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
-        assert process.stdin
-        assert process.stdout
-        info = json.loads(process.stdout.readline())
-        credential = AzureNamedKeyCredential(info["account"], info["batch_key"])
-        with BatchClient(info["batch_endpoint"], credential) as client:
-            yield Service(client, info, root or Path()), process
-        process.stdin.close()
-        process.wait(10)
+    """An emulator as a child process, which has ended when the block is over."""
+    where = ("--root", str(root)) if root else ()
+    with local_azure(*where, *options, stderr=stderr) as azure:
+        with azure.batch_client() as client:
+            yield Service(client, azure.ready, root or Path()), azure.process
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,10 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from urllib.parse import quote
 
+from raw_wire import SIGNED
+
 ACCOUNT = "localacct"
 KEY = base64.b64encode(bytes(range(64))).decode()
-_SIGNED = (
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-md5",
-    "content-type",
-    "date",
-    "if-modified-since",
-    "if-match",
-    "if-none-match",
-    "if-unmodified-since",
-    "range",
-)
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ class Wire:
         self._connection.close()
 
     def _sign(self, request: Request, target: str, headers: Mapping[str, str]) -> str:
-        lines = [request.method, *(headers.get(name, "") for name in _SIGNED)]
+        lines = [request.method, *(headers.get(name, "") for name in SIGNED)]
         lines[3] = "" if lines[3] == "0" else lines[3]
         lines += [f"{name}:{headers[name]}" for name in sorted(headers) if name.startswith("x-ms-")]
         lines.append(f"/{self._account}{target}")

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import unquote_plus, urlsplit
 
-_SIGNED = (
+SIGNED = (  # headers that a shared key signs, in this order, of both services
     "content-encoding",
     "content-language",
     "content-length",
@@ -99,7 +99,7 @@ def batch_signature(account: str, key: str, method: str, path: str, query: str, 
     lower = {name.lower(): value for name, value in headers.items()}
     if method not in ("GET", "HEAD"):
         lower.setdefault("content-length", "0")
-    lines = [method, *(lower.get(name, "") for name in _SIGNED)]
+    lines = [method, *(lower.get(name, "") for name in SIGNED)]
     lines += [f"{name}:{lower[name]}" for name in sorted(lower) if "ocp-" in name and lower[name]]
     lines.append(f"/{account}{path}")
     values: dict[str, str] = {}

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.batch.aio import BatchClient
-from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import refused
+from manual_service import emulated
 
-from batchexec.emulator.clock import ManualClock
-from batchexec.emulator.options import Options
 from batchexec.emulator.scheduling.autoscale import check_syntax, evaluate
 from batchexec.emulator.scheduling.autoscale_samples import History
 from batchexec.emulator.scheduling.autoscale_values import FormulaError, Interval, NoSamples, Value
-from batchexec.emulator.service import Access, Emulator, listen
 
 FORMULA = """
     // two nodes while there is work, and for ten minutes after
@@ -126,14 +122,8 @@ def test_too_few_samples_end_the_evaluation() -> None:
 
 def test_a_pool_grows_with_work_and_is_gone_without(tmp_path: Path) -> None:
     async def scenario() -> None:
-        clock = ManualClock()
-        batch, blobs = listen(0), listen(0)
-        access = Access.create(batch, blobs)
-        credential = AzureNamedKeyCredential(access.account, access.batch_key)
-        async with (
-            Emulator(batch, blobs, access, Options(tmp_path), clock),
-            BatchClient(access.batch_endpoint, credential) as client,
-        ):
+        async with emulated(tmp_path) as here:
+            client, clock = here.client, here.clock
             body: Any = {"id": "p", "vmSize": "Standard_D4s_v5", "enableAutoScale": True, "autoScaleFormula": FORMULA}
             await client.create_pool({**body, "autoScaleEvaluationInterval": "PT5M"})
             job: Any = {"id": "j", "poolInfo": {"poolId": "p"}}

@@ -10,7 +10,7 @@ import pytest
 from azure.batch import models
 from azure.core.exceptions import HttpResponseError
 from batch_service import IMAGE, Service, emulator, refused, service
-from test_batch_node_events import Here, scenario, until
+from manual_service import Here, scenario, until
 
 __all__ = ["service"]
 
@@ -30,10 +30,6 @@ def release(command: str, **more: Any) -> models.BatchJobReleaseTask:
 
 def ended(service: Service, job: str) -> models.BatchJob:
     return service.until(lambda: service.client.get_job(job), lambda found: found.state == "completed")
-
-
-def running(service: Service, job: str, id: str = "t") -> None:
-    service.until(lambda: service.client.get_task(job, id), lambda task: task.state == "running")
 
 
 def file_appears(path: Path) -> None:
@@ -155,7 +151,7 @@ def test_the_manager_task_runs_alone_and_ends_the_job_with_itself(service: Servi
     pool, go = service.pool(slots=2), tmp_path / "go"
     manager = models.BatchJobManagerTask(id="Boss", command_line=f"/bin/sh -c 'until [ -e {go} ]; do sleep 0.01; done'")
     job = service.job(pool, job_manager_task=manager)
-    running(service, job, "boss")
+    service.running(job, "boss")
     service.task(job, "sleep 100", "worker")
     assert service.client.get_task(job, "worker").state == "active"
     go.touch()

@@ -33,10 +33,6 @@ def job_state(service: Service, job: str, state: str) -> models.BatchJob:
     return service.until(lambda: service.client.get_job(job), lambda found: found.state == state)
 
 
-def running(service: Service, job: str, id: str = "t") -> None:
-    service.until(lambda: service.client.get_task(job, id), lambda task: task.state == "running")
-
-
 # Preparation
 
 
@@ -110,7 +106,7 @@ def test_only_jobs_with_a_preparation_task_have_its_status(service: Service, poo
 def test_terminating_a_job_kills_what_runs_and_leaves_what_waits(service: Service, pool: str) -> None:
     job = service.job(pool, max_parallel_tasks=1)
     service.task(job, "sleep 100", "runs")
-    running(service, job, "runs")
+    service.running(job, "runs")
     service.task(job, "true", "waits")
     poller = service.client.begin_terminate_job(job, options={"terminateReason": "enough"}, polling_interval=0.01)
     poller.result()
@@ -128,7 +124,7 @@ def test_a_job_can_end_with_its_last_task(service: Service, pool: str) -> None:
     job = service.job(pool)
     service.task(job, "/bin/sh -c 'until [ -e go ]; do sleep 0.01; done'")
     service.client.update_job(job, models.BatchJobUpdateOptions(all_tasks_complete_mode="terminatejob"))
-    running(service, job)
+    service.running(job)
     wd = Path(service.client.get_task(job, "t").node_info.task_root_directory, "wd")
     assert service.client.get_job(job).state == "active"
     (service.node_root(job) / wd / "go").touch()
@@ -154,7 +150,7 @@ def test_the_wall_clock_of_a_job_ends_it_and_can_be_extended(service: Service, p
 def test_a_deleted_job_is_gone_with_its_processes_and_files(service: Service, pool: str) -> None:
     job = service.job(pool)
     service.task(job, "sleep 100")
-    running(service, job)
+    service.running(job)
     directory = service.node_root(job) / "workitems" / job
     assert directory.is_dir()
     service.client.begin_delete_job(job, polling_interval=0.01).result()
@@ -246,13 +242,13 @@ def test_slots_and_required_slots_bound_what_runs_at_once(service: Service) -> N
     service.task(job, "sleep 100", "wide", required_slots=2)
     for i in range(2):
         service.task(job, "sleep 100", f"narrow{i}")
-    running(service, job, "wide")
-    running(service, job, "narrow0")
+    service.running(job, "wide")
+    service.running(job, "narrow0")
     assert service.client.get_task(job, "narrow1").state == "active"
     counts = service.client.get_job_task_counts(job)
     assert (counts.task_counts.running, counts.task_slot_counts.running) == (2, 3)
     service.client.terminate_task(job, "wide")
-    running(service, job, "narrow1")
+    service.running(job, "narrow1")
 
 
 def test_a_job_waits_for_a_pool_that_comes_later(service: Service) -> None:
@@ -281,7 +277,7 @@ def test_shrinking_a_pool_requeues_its_tasks(service: Service) -> None:
     pool = service.pool(nodes=1)
     job = service.job(pool)
     service.task(job, "sleep 100")
-    running(service, job)
+    service.running(job)
     options = models.BatchPoolResizeOptions(target_dedicated_nodes=0)
     service.client.begin_resize_pool(pool, options, polling_interval=0.01).result()
     assert service.client.get_task(job, "t").state == "active"
@@ -292,13 +288,13 @@ def test_deleting_a_pool_leaves_its_jobs_and_requeues_their_tasks(service: Servi
     pool = service.pool()
     job = service.job(pool)
     service.task(job, "sleep 100")
-    running(service, job)
+    service.running(job)
     service.client.begin_delete_pool(pool, polling_interval=0.01).result()
     with refused("PoolNotFound", 404):
         service.client.get_pool(pool)
     assert service.client.get_task(job, "t").state == "active"
     service.pool(id=pool)
-    running(service, job)
+    service.running(job)
 
 
 @pytest.mark.parametrize(

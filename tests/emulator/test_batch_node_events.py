@@ -4,102 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.batch.aio import BatchClient
-from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import refused
-
-from batchexec.emulator.clock import ManualClock
-from batchexec.emulator.options import Options
-from batchexec.emulator.service import Access, Emulator, listen
-from batchexec.emulator.state import Node
-
-COUNTED = "/bin/sh -c 'echo >> {0}/runs; until [ -e {0}/go ]; do sleep 0.01; done'"
-
-
-@dataclass
-class Here:
-    """An emulator in this process, whose clock and nodes the test moves by hand."""
-
-    client: BatchClient
-    emulator: Emulator
-    clock: ManualClock
-    root: Path
-
-    async def pool(self, id: str = "p", **more: Any) -> None:
-        body: Any = {"id": id, "vmSize": "Standard_D4s_v5", **more}
-        await self.client.create_pool(body)
-
-    async def task(self, id: str = "t") -> None:
-        """A task that counts its starts and ends when the file `go` is there."""
-        if not self.emulator.account.jobs:
-            job: Any = {"id": "j", "poolInfo": {"poolId": "p"}}
-            await self.client.create_job(job)
-        body: Any = {"id": id, "commandLine": COUNTED.format(self.root)}
-        await self.client.create_task("j", body)
-
-    def go(self) -> None:
-        (self.root / "go").touch()
-
-    def runs(self) -> int:
-        path = self.root / "runs"
-        return path.read_text().count("\n") if path.exists() else 0
-
-    @property
-    def nodes(self) -> list[Node]:
-        return list(self.emulator.account.pools["p"].nodes.values())
-
-    async def task_in(self, *states: str) -> Any:
-        return await until(lambda: self.client.get_task("j", "t"), lambda task: task.state in states)
-
-    async def node_in(self, *states: str) -> Any:
-        node = self.nodes[0].id
-        return await until(lambda: self.client.get_node("p", node), lambda found: found.state in states)
-
-    async def steady(self) -> Any:
-        return await until(lambda: self.client.get_pool("p"), lambda pool: pool.allocation_state == "steady")
-
-
-async def until(look: Callable[[], Awaitable[Any]], good: Callable[[Any], bool]) -> Any:
-    async def seen() -> Any:
-        while not good(found := await look()):
-            await asyncio.sleep(0.002)
-        return found
-
-    return await asyncio.wait_for(seen(), 10)
-
-
-@asynccontextmanager
-async def emulated(root: Path) -> AsyncIterator[Here]:
-    clock, batch, blobs = ManualClock(), listen(0), listen(0)
-    access = Access.create(batch, blobs)
-    credential = AzureNamedKeyCredential(access.account, access.batch_key)
-    async with (
-        Emulator(batch, blobs, access, Options(root), clock) as emulator,
-        BatchClient(access.batch_endpoint, credential) as client,
-    ):
-        yield Here(client, emulator, clock, root)
-
-
-def scenario(play: Callable[[Here], Awaitable[None]]) -> Callable[[Path], None]:
-    """A test that plays in an emulator of its own."""
-
-    def test(tmp_path: Path) -> None:
-        async def run() -> None:
-            async with emulated(tmp_path) as here:
-                await play(here)
-
-        asyncio.run(run())
-
-    test.__doc__ = play.__doc__
-    return test
-
+from manual_service import Here, emulated, scenario, until
 
 # Allocation
 

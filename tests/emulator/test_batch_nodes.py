@@ -26,10 +26,6 @@ def state_of(service: Service, node: models.BatchNode, pool: str, *states: str) 
     return service.until(lambda: service.client.get_node(pool, node.id), lambda found: found.state in states)
 
 
-def running(service: Service, job: str, id: str = "t") -> models.BatchTask:
-    return service.until(lambda: service.client.get_task(job, id), lambda task: task.state == "running")
-
-
 def shared(service: Service, node: models.BatchNode) -> Path:
     return service.root / "nodes" / node.id / "shared"
 
@@ -65,13 +61,13 @@ def test_a_task_that_runs_at_a_reboot_goes_back_to_the_queue(service: Service, a
     pool = service.pool()
     job = service.job(pool)
     service.task(job, "/bin/sh -c 'echo $$; exec sleep 100'")
-    running(service, job)
+    service.running(job)
     node = only_node(service, pool)
     stdout = service.node_root(job) / f"workitems/{job}/job-1/t/stdout.txt"
     pid = service.until(lambda: stdout.read_text() if stdout.exists() else "", bool).strip()
     act(service, action, pool, node)
     assert not Path("/proc", pid).exists()
-    task = running(service, job)
+    task = service.running(job)
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 1)
     assert task.execution_info.last_requeue_time is not None
     assert service.client.get_node(pool, node.id).running_tasks_count == 1
@@ -83,7 +79,7 @@ def test_a_reboot_can_end_the_tasks_instead(service: Service) -> None:
     pool = service.pool()
     job = service.job(pool)
     service.task(job, "sleep 100")
-    running(service, job)
+    service.running(job)
     act(service, "reboot", pool, only_node(service, pool), "terminate")
     assert service.completed(job).execution_info.failure_info.code == "TaskEnded"
 
@@ -93,7 +89,7 @@ def test_an_action_can_wait_for_the_tasks(service: Service, action: str) -> None
     pool = service.pool()
     job = service.job(pool)
     service.task(job, UNTIL_GO)
-    running(service, job)
+    service.running(job)
     node = only_node(service, pool)
     names = {"reboot": "nodeRebootOption", "reimage": "nodeReimageOption", "deallocate": "nodeDeallocateOption"}
     begin = getattr(service.client, f"begin_{action}_node")
@@ -199,7 +195,7 @@ def test_a_node_takes_no_tasks_while_its_scheduling_is_disabled(service: Service
     pool = service.pool(slots=1)
     job = service.job(pool)
     service.task(job, UNTIL_GO)
-    running(service, job)
+    service.running(job)
     node = only_node(service, pool)
     options = models.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option="taskcompletion")
     service.client.disable_node_scheduling(pool, node.id, options=options)
@@ -225,7 +221,7 @@ def test_disabling_the_scheduling_requeues_what_runs(service: Service) -> None:
     pool = service.pool(nodes=2, slots=1)
     job = service.job(pool)
     service.task(job, UNTIL_GO)
-    first = running(service, job).node_info.node_id
+    first = service.running(job).node_info.node_id
     options = models.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option="requeue")
     service.client.disable_node_scheduling(pool, first, options=options)
     task = service.until(
@@ -250,7 +246,7 @@ def test_what_a_node_cannot_do_now_is_refused(service: Service) -> None:
     state_of(service, node, pool, "idle")
     job = service.job(pool)
     service.task(job, UNTIL_GO)
-    running(service, job)
+    service.running(job)
     service.client.begin_reboot_node(pool, node.id, options={"nodeRebootOption": "taskcompletion"})
     with refused("NodeBeingRebooted", 409):
         act(service, "reimage", pool, node)
@@ -286,7 +282,7 @@ def test_removal_can_wait_for_tasks_and_be_stopped(service: Service) -> None:
     pool = service.pool(slots=1)
     job = service.job(pool)
     service.task(job, UNTIL_GO)
-    running(service, job)
+    service.running(job)
     node = only_node(service, pool)
     options = models.BatchPoolResizeOptions(target_dedicated_nodes=0, node_deallocation_option="taskcompletion")
     service.client.begin_resize_pool(pool, options)
@@ -316,7 +312,7 @@ def test_deleting_a_pool_requeues_its_tasks_and_leaves_the_job(service: Service)
     pool = service.pool(slots=1)
     job = service.job(pool)
     service.task(job, "sleep 100")
-    running(service, job)
+    service.running(job)
     options = models.BatchPoolResizeOptions(target_dedicated_nodes=0, node_deallocation_option="taskcompletion")
     service.client.begin_resize_pool(pool, options)
     service.client.begin_delete_pool(pool, polling_interval=0.01).result()
@@ -324,7 +320,7 @@ def test_deleting_a_pool_requeues_its_tasks_and_leaves_the_job(service: Service)
     assert (task.state, task.execution_info.requeue_count, task.node_info) == ("active", 1, None)
     assert service.client.get_job(job).state == "active"
     service.pool(id=pool, slots=1)
-    running(service, job)
+    service.running(job)
     service.client.terminate_task(job, "t")
 
 
@@ -338,7 +334,7 @@ def test_a_node_tells_what_it_ran(service: Service) -> None:
         service.run(job, "true" if number % 3 else "false", f"t{number}")
     service.client.delete_task(job, "t10")
     service.task(job, "sleep 100", "long")
-    running(service, job, "long")
+    service.running(job, "long")
     node = only_node(service, pool)
     assert (node.total_tasks_run, node.total_tasks_succeeded) == (12, 8)
     assert (node.running_tasks_count, node.running_task_slots_count) == (1, 1)

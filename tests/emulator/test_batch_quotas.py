@@ -9,14 +9,10 @@ from typing import Any
 
 import pytest
 from azure.batch import models
-from azure.batch.aio import BatchClient
-from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import Service, emulator, refused
+from manual_service import emulated
 
-from batchexec.emulator.clock import ManualClock
-from batchexec.emulator.options import Options
 from batchexec.emulator.scheduling.quotas import Quotas, cores_of
-from batchexec.emulator.service import Access, Emulator, listen
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +117,8 @@ def test_one_active_job_too_many_is_refused_but_completed_ones_do_not_count(serv
 
 def test_an_autoscaled_pool_asks_again_until_the_quota_has_room(tmp_path: Path) -> None:
     async def scenario() -> None:
-        clock = ManualClock()
-        batch, blobs = listen(0), listen(0)
-        access = Access.create(batch, blobs)
-        credential = AzureNamedKeyCredential(access.account, access.batch_key)
-        async with (
-            Emulator(batch, blobs, access, Options(tmp_path, quotas=Quotas(cores=4)), clock),
-            BatchClient(access.batch_endpoint, credential) as client,
-        ):
+        async with emulated(tmp_path, quotas=Quotas(cores=4)) as here:
+            client = here.client
             first: Any = {"id": "first", "vmSize": "Standard_D4s_v5", "targetDedicatedNodes": 1}
             await client.create_pool(first)
             body: Any = {"id": "p", "vmSize": "Standard_D4s_v5", "enableAutoScale": True}
@@ -142,7 +132,7 @@ def test_an_autoscaled_pool_asks_again_until_the_quota_has_room(tmp_path: Path) 
             assert await nodes() == (0, 1)
             await (await client.begin_delete_pool("first", polling_interval=0.01)).result()
             assert await nodes() == (0, 1), "not before the next evaluation"
-            clock.advance(15 * 60)
+            here.clock.advance(15 * 60)
             assert await nodes() == (1, 0)
 
     asyncio.run(scenario())

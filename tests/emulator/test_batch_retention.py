@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_service import refused
-from test_batch_node_events import Here, scenario, until
+from manual_service import Here, scenario, until
 
 DAY = 86400.0
 

@@ -21,14 +21,10 @@ def held(gate: Path) -> str:
     return f"/bin/sh -c 'until [ -e {gate} ]; do sleep 0.01; done'"
 
 
-def running(service: Service, job: str, id: str = "t") -> models.BatchTask:
-    return service.until(lambda: service.client.get_task(job, id), lambda task: task.state == "running")
-
-
 def test_a_wide_task_is_passed_over_by_some_that_fit_and_then_a_node_is_kept_for_it(service: Service) -> None:
     job = service.job(service.pool(slots=2))
     service.task(job, "sleep 100", "first")
-    running(service, job, "first")
+    service.running(job, "first")
     service.task(job, "true", "wide", required_slots=2)
     for i in range(40):
         service.task(job, "true", f"small{i:02}")
@@ -59,8 +55,8 @@ def test_a_job_that_allows_it_gives_way_to_one_of_higher_priority(service: Servi
     stays = service.job(pool, priority=-1)
     service.task(stays, held(gate))
     service.task(yields, held(gate))
-    running(service, stays)
-    running(service, yields)
+    service.running(stays)
+    service.running(yields)
     urgent = service.job(pool, priority=5)
     assert service.run(urgent, "true").execution_info.result == "success"
     gate.touch()
@@ -73,13 +69,13 @@ def test_a_task_goes_to_the_node_that_its_affinity_names_if_it_can(service: Serv
     pool = service.pool(nodes=3, slots=4)
     job = service.job(pool)
     service.task(job, held(gate), "first")
-    first = running(service, job, "first").node_info
+    first = service.running(job, "first").node_info
     hint = models.BatchAffinityInfo(affinity_id=first.affinity_id)
     for i in range(3):
         service.task(job, held(gate), f"near{i}", affinity_info=hint)
-    assert {running(service, job, f"near{i}").node_info.node_id for i in range(3)} == {first.node_id}
+    assert {service.running(job, f"near{i}").node_info.node_id for i in range(3)} == {first.node_id}
     service.task(job, held(gate), "elsewhere", affinity_info=hint)
-    assert running(service, job, "elsewhere").node_info.node_id != first.node_id
+    assert service.running(job, "elsewhere").node_info.node_id != first.node_id
     gate.touch()
     service.completed(job, "elsewhere")
 
@@ -90,6 +86,6 @@ def test_a_pool_spreads_tasks_over_its_nodes_or_packs_them(service: Service, gat
     job = service.job(service.pool(nodes=3, slots=3, task_scheduling_policy=policy))
     for i in range(3):
         service.task(job, held(gate), f"t{i}")
-    assert len({running(service, job, f"t{i}").node_info.node_id for i in range(3)}) == nodes
+    assert len({service.running(job, f"t{i}").node_info.node_id for i in range(3)}) == nodes
     gate.touch()
     service.completed(job, "t2")

@@ -294,7 +294,7 @@ def test_a_directory_that_cannot_be_used_is_refused(kept: Kept, tmp_path: Path) 
     kept.kill()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        port = int(kept.info["batch_endpoint"].rpartition(":")[2])
+        port = int(kept.ready["batch_endpoint"].rpartition(":")[2])
         taken.bind(("127.0.0.1", port))
         taken.listen()
         code, message = started(kept.data)
@@ -330,9 +330,9 @@ def test_a_directory_that_cannot_be_used_is_refused(kept: Kept, tmp_path: Path) 
 
 
 def test_keys_and_ports_are_kept_for_their_owner_alone(kept: Kept, tmp_path: Path) -> None:
-    before = {**kept.info, "pid": None}
+    before = {**kept.ready, "pid": None}
     kept.restart()
-    assert {**kept.info, "pid": None} == before
+    assert {**kept.ready, "pid": None} == before
     for path in [kept.data, *kept.data.glob("*.json"), *kept.data.glob("emulator.db*")]:
         assert path.stat().st_mode & 0o077 == 0, path
     kept.kill()
@@ -341,8 +341,8 @@ def test_keys_and_ports_are_kept_for_their_owner_alone(kept: Kept, tmp_path: Pat
     keys.write_text(json.dumps({"batch_key": "A" * 44}))
     keys.chmod(0o600)
     other = Kept(kept.data, "--keys", str(keys))
-    assert other.info["batch_key"] == "A" * 44
-    assert other.info["storage_key"] == before["storage_key"]
+    assert other.ready["batch_key"] == "A" * 44
+    assert other.ready["storage_key"] == before["storage_key"]
     assert other.stop() == 0
     kept.start()
-    assert kept.info["batch_key"] == "A" * 44
+    assert kept.ready["batch_key"] == "A" * 44

@@ -63,9 +63,7 @@ def test_what_a_task_leaves_under_a_name_of_the_service_is_replaced(
     trap = trap.format(outside=outside)
     script = f"cd ..; [ -e tried ] && exit; touch tried; rm -f {name}; {trap} {name}; exit 1"
     outputs = [output(f"{service.info['blob_endpoint']}/absent?x", "../tried", when="tasksuccess")]
-    task = service.run(
-        job, f"/bin/sh -c '{script}'", resource_files=[file], constraints=AGAIN, output_files=outputs
-    )
+    task = service.run(job, f"/bin/sh -c '{script}'", resource_files=[file], constraints=AGAIN, output_files=outputs)
     if name == "wd/file" and "ln -s" in trap:  # followed as far as it stays inside
         assert code(task) == "ResourceFileCreateFailed"
     else:
@@ -136,9 +134,11 @@ def test_a_file_that_becomes_something_else_while_others_are_uploaded_is_not_fol
     service: Service, pool: str, outside: Path, slow: str
 ) -> None:
     job = service.job(pool)
-    service.task(job, "/bin/sh -c 'for name in a b c; do echo fine > $name.txt; done'", output_files=[
-        output(slow, name) for name in ("*.txt",)
-    ])
+    service.task(
+        job,
+        "/bin/sh -c 'for name in a b c; do echo fine > $name.txt; done'",
+        output_files=[output(slow, name) for name in ("*.txt",)],
+    )
     assert _Slow.came.wait(10)
     directory = service.node_root(job) / "workitems" / job / "job-1" / "t" / "wd"
     (directory / "b.txt").unlink()
@@ -155,9 +155,7 @@ def test_a_device_or_pipe_is_no_zipapp(service: Service, pool: str) -> None:
     for id, path in (("device", "/dev/zero"), ("pipe", "pipe")):
         setting = models.EnvironmentSetting(name="BATCHEXEC_FORK_SERVER", value=f"{path}:module:0")
         script = "[ -e pipe ] && exit; mkfifo pipe; exit 1"
-        task = service.run(
-            job, f"/bin/sh -c '{script}'", id, environment_settings=[setting], constraints=AGAIN
-        )
+        task = service.run(job, f"/bin/sh -c '{script}'", id, environment_settings=[setting], constraints=AGAIN)
         assert code(task) is None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batchexec.emulator.clock import seconds_of
+from batchexec.emulator.errors import BatchError, invalid, missing
 from batchexec.emulator.state import Body
 
-from .errors import BatchError, invalid, missing
 from .schema import (
     JOB_CONSTRAINTS,
     MANY,

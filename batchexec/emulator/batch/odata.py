@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from .errors import BatchError
+from batchexec.emulator.clock import parse_time
+from batchexec.emulator.errors import BatchError
 
 T = TypeVar("T")
 Getter = Callable[[Any], Any]
@@ -183,22 +183,6 @@ class _Parser:
         if moment is None:
             raise self.refuse("invalid date")
         return moment
-
-
-def parse_time(text: str) -> datetime | None:
-    """ISO 8601 with any number of fraction digits, or the RFC 1123 form; UTC where no zone is named."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?", text)
-    try:
-        if match is None:
-            moment = parsedate_to_datetime(text)
-        else:
-            whole, fraction, zone = match.groups()
-            whole += ":00" if whole.count(":") == 1 else ""
-            zone = "+00:00" if zone in (None, "Z") else zone if ":" in zone else zone[:3] + ":" + zone[3:]
-            moment = datetime.fromisoformat(f"{whole}.{(fraction or '0')[:6]:0<6}{zone}")
-    except (ValueError, TypeError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _lower(value: Any) -> Any:

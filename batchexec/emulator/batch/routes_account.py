@@ -7,9 +7,9 @@ from operator import attrgetter, itemgetter
 
 from aiohttp import web
 
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.state import Account, Body, Pool
 
-from .errors import BatchError
 from .odata import Only
 from .server import Call, Operation, listed
 

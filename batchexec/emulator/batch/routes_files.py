@@ -13,12 +13,12 @@ from urllib.parse import quote, unquote_to_bytes
 from aiohttp import web
 
 from batchexec.emulator.clock import http_date, iso
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.node.agent import DIRECTORIES
 from batchexec.emulator.node.directory import Absent, Directory, content, media_type
 from batchexec.emulator.scheduling.scheduler import Scheduler
 from batchexec.emulator.state import Account, Body
 
-from .errors import BatchError
 from .odata import Only
 from .routes_nodes import refuse_unless_there
 from .server import Call, Operation, chosen, done, listed

@@ -7,12 +7,12 @@ from operator import attrgetter
 from aiohttp import web
 
 from batchexec.emulator.clock import INFINITE, Clock, iso
-from batchexec.emulator.node.attempts import PrepRun
+from batchexec.emulator.errors import BatchError, missing
+from batchexec.emulator.node.runs import PrepRun, ReleaseRun
 from batchexec.emulator.scheduling.jobs import Jobs
 from batchexec.emulator.state import Account, Body, Job
 
 from . import job_schema
-from .errors import BatchError, missing
 from .odata import Getter, Only
 from .routes_pools import check_expand
 from .server import Call, Operation, answer, chosen, done, listed
@@ -174,23 +174,23 @@ class JobRoutes:
         def wire(prep: PrepRun, select: frozenset[str] | None) -> Body:
             node_url = f"{call.base}/pools/{job.pool_id}/nodes/{prep.node_id}"
             body: Body = {"poolId": job.pool_id, "nodeId": prep.node_id, "nodeUrl": node_url}
-            root = {
-                "taskRootDirectory": prep.root_directory,
-                "taskRootDirectoryUrl": f"{node_url}/files/{prep.root_directory}",
-            }
-            body = {**body, "jobPreparationTaskExecutionInfo": {**root, **prep.execution()}}
+            body["jobPreparationTaskExecutionInfo"] = _run_wire(prep, node_url)
             release = job.released_on.get(prep.node_id)
             if release is not None:
-                root = {
-                    "taskRootDirectory": release.root_directory,
-                    "taskRootDirectoryUrl": f"{node_url}/files/{release.root_directory}",
-                }
-                body["jobReleaseTaskExecutionInfo"] = {**root, **release.execution()}
+                body["jobReleaseTaskExecutionInfo"] = _run_wire(release, node_url)
             return chosen(select, body)
 
         runs = list(job.prepared_on.values())
         order = {id(run): index for index, run in enumerate(runs, 1)}
         return listed(call, "jobpreparationandreleasetaskstatuslist", runs, found, lambda run: order[id(run)], wire)
+
+
+def _run_wire(run: PrepRun | ReleaseRun, node_url: str) -> Body:
+    root = {
+        "taskRootDirectory": run.root_directory,
+        "taskRootDirectoryUrl": f"{node_url}/files/{run.root_directory}",
+    }
+    return {**root, **run.execution()}
 
 
 def _status_filters(job: Job) -> dict[str, Getter]:

@@ -9,13 +9,13 @@ from secrets import token_hex
 from aiohttp import web
 
 from batchexec.emulator.clock import iso
+from batchexec.emulator.errors import BatchError, invalid
 from batchexec.emulator.node import node_logs
 from batchexec.emulator.node.transfers import without_secret
 from batchexec.emulator.scheduling.nodes import Nodes
 from batchexec.emulator.state import Account, Body, Node, Task
 
 from . import schema
-from .errors import BatchError, invalid
 from .odata import Getter, Only
 from .routes_tasks import task_wire
 from .server import Call, Operation, Wire, answer, chosen, done, listed
@@ -26,9 +26,7 @@ _FILTERS: dict[str, Getter] = {
     "stateTransitionTime": attrgetter("state_time"),
     "lastBootTime": attrgetter("boot_time"),
     "allocationTime": attrgetter("created"),
-    "startTaskInfo/state": Only(
-        lambda node: node.start_run and ("completed" if node.start_run.end_time else "running"), "eq"
-    ),
+    "startTaskInfo/state": Only(lambda node: node.start_run and node.start_run.state, "eq"),
     "startTaskInfo/result": Only(lambda node: node.start_run and node.start_run.result, "eq", "ne"),
     "startTaskInfo/exitCode": lambda node: node.start_run and node.start_run.exit_code,
     "startTaskInfo/startTime": lambda node: node.start_run and node.start_run.start_time,

@@ -7,13 +7,13 @@ from operator import attrgetter
 from aiohttp import web
 
 from batchexec.emulator.clock import Clock, iso, seconds_of
+from batchexec.emulator.errors import BatchError, invalid, missing
 from batchexec.emulator.scheduling.autoscaler import AutoScaler
 from batchexec.emulator.scheduling.pools import Pools
 from batchexec.emulator.scheduling.quotas import cores_of
 from batchexec.emulator.state import Account, Body, Pool
 
 from . import schema
-from .errors import BatchError, invalid, missing
 from .odata import Getter, Only
 from .server import Call, Operation, Wire, answer, chosen, done, listed
 
@@ -111,7 +111,7 @@ class PoolRoutes:
         return done(202, call)
 
     def patch(self, call: Call) -> web.Response:
-        pool = self._open(call)
+        pool = open_pool(self._account, call)
         body = call.body()
         schema.POOL_PATCH.check(body)
         body = schema.without_nulls(body)
@@ -127,7 +127,7 @@ class PoolRoutes:
 
     def replace_properties(self, call: Call) -> web.Response:
         """What is not given is removed."""
-        pool = self._open(call)
+        pool = open_pool(self._account, call)
         body = call.body()
         schema.POOL_REPLACE.check(body)
         body = schema.without_nulls(body)
@@ -138,7 +138,7 @@ class PoolRoutes:
         return done(204, call, pool)
 
     def resize(self, call: Call) -> web.Response:
-        pool = self._open(call)
+        pool = open_pool(self._account, call)
         body = call.body()
         schema.RESIZE.check(body)
         dedicated, spot = body.get("targetDedicatedNodes"), body.get("targetLowPriorityNodes")
@@ -160,12 +160,12 @@ class PoolRoutes:
 
     def stop_resize(self, call: Call) -> web.Response:
         """Where there is nothing to stop, nothing is done: here a resize may be over sooner than a client stops it."""
-        pool = self._open(call)
+        pool = open_pool(self._account, call)
         self._pools.stop_resize(pool)
         return done(202, call, pool)
 
     def remove_nodes(self, call: Call) -> web.Response:
-        pool = self._open(call)
+        pool = open_pool(self._account, call)
         body = call.body()
         schema.REMOVE_NODES.check(body)
         _timeout(body)
@@ -181,15 +181,17 @@ class PoolRoutes:
         if pool.allocation_state != "steady":
             raise BatchError("PoolBeingResized")
 
-    def _open(self, call: Call) -> Pool:
-        pool = self._account.pool(call.ids[0])
-        call.check_conditions(pool)
-        if pool.state == "deleting":
-            raise BatchError("PoolBeingDeleted")
-        return pool
-
     def _wire(self, call: Call) -> Wire[Pool]:
         return lambda pool, select: chosen(select, pool_wire(pool, call.base))
+
+
+def open_pool(account: Account, call: Call) -> Pool:
+    """The pool of a request that changes it."""
+    pool = account.pool(call.ids[0])
+    call.check_conditions(pool)
+    if pool.state == "deleting":
+        raise BatchError("PoolBeingDeleted")
+    return pool
 
 
 def local_pool(nodes: int, slots: int) -> Body:

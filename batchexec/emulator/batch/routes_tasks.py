@@ -9,12 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from batchexec.emulator.clock import INFINITE, iso
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.node.agent import PREP, RELEASE
 from batchexec.emulator.scheduling.scheduler import Scheduler
 from batchexec.emulator.state import Account, Body, Job, Task
 
 from . import task_schema
-from .errors import BatchError
 from .odata import Filter, Only
 from .routes_pools import check_expand
 from .server import Call, Operation, answer, done, listed

@@ -6,11 +6,9 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
-from batchexec.emulator.clock import seconds_of
+from batchexec.emulator.clock import parse_time, seconds_of
+from batchexec.emulator.errors import BatchError, invalid, missing
 from batchexec.emulator.state import Body
-
-from .errors import BatchError, invalid, missing
-from .odata import parse_time
 
 Check = Callable[[str, object], object]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from aiohttp import web
 
-from batchexec.emulator.clock import Clock, http_date, iso
+from batchexec.emulator.clock import Clock, http_date, iso, parse_time
+from batchexec.emulator.errors import BatchError, NotSaved
 from batchexec.emulator.identity.hosts import Hosts
 from batchexec.emulator.identity.keys import SharedKey
 from batchexec.emulator.state import Body, Resource
 
 from . import odata, versions
-from .errors import BatchError, NotSaved
 
 if TYPE_CHECKING:
     from batchexec.emulator.identity.bearer import BearerTokens
@@ -104,7 +104,7 @@ class Call:
 
     def _moment(self, name: str) -> datetime | None:
         text = self.headers.get(name)
-        moment = odata.parse_time(text) if text else None
+        moment = parse_time(text) if text else None
         if text and moment is None:
             raise BatchError("InvalidHeaderValue", HeaderName=name, HeaderValue=text)
         return moment

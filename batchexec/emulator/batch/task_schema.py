@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from batchexec.emulator.errors import BatchError, invalid
 from batchexec.emulator.state import Body
 
-from .errors import BatchError, invalid
 from .schema import (
     IDENTITY,
     MANY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import BatchError
+from batchexec.emulator.errors import BatchError
 
 CURRENT = "2025-06-01"
 _OLDER = (

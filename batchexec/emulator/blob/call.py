@@ -11,11 +11,13 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from batchexec.emulator.clock import http_date
+
 from . import conditions as blob_conditions
 from .auth import Access, Authority, Signed
 from .errors import BlobError
 from .files import Piece, PieceFiles
-from .store import Blob, Container, Store, http_date
+from .store import Blob, Container, Store
 
 _MAX_NAME = 1024  # characters of a blob name
 _TIERS = ("Hot", "Cool", "Cold")

@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from batchexec.emulator.clock import http_date
+
 from .auth import Signed, parse_query
 from .call import Call, decode_md5, split_path, stamp
 from .conditions import check_combination, check_write
 from .errors import BlobError
 from .files import Piece
-from .store import Blob, http_date
+from .store import Blob
 
 PUT_BLOB_LIMIT = 5000 * 1024 * 1024
 # Header of a write → property kept with the blob and sent with each read.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from batchexec.emulator.batch.errors import NotSaved
+from batchexec.emulator.clock import http_date
+from batchexec.emulator.errors import NotSaved
 from batchexec.emulator.faults.faults import Faults, around
 from batchexec.emulator.identity.hosts import Hosts
 
@@ -27,7 +28,7 @@ from .call import Call, Operation, split_path
 from .delegation import get_user_delegation_key
 from .errors import BlobError
 from .files import PieceFiles
-from .store import Store, http_date
+from .store import Store
 
 if TYPE_CHECKING:
     from batchexec.emulator.persistence.journal import Journal

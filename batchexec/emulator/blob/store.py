@@ -5,25 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Protocol
+
+from batchexec.emulator.clock import http_date
 
 from .errors import BlobError
 from .files import Piece
 
 _STALE = timedelta(days=7)
 _LOOK = timedelta(hours=1)
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def http_date(when: datetime) -> str:
-    """RFC 1123 in GMT, independent of the locale."""
-    t = when.astimezone(timezone.utc)
-    return (
-        f"{_DAYS[t.weekday()]}, {t.day:02d} {_MONTHS[t.month - 1]} {t.year:04d} "
-        f"{t.hour:02d}:{t.minute:02d}:{t.second:02d} GMT"
-    )
 
 
 class Changes(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchexec.emulator.batch.errors import BatchError, invalid
 from batchexec.emulator.clock import Clock
+from batchexec.emulator.errors import BatchError, invalid
 from batchexec.emulator.state import Account, Node
 
 from .faults import NODE, Fault, Faults

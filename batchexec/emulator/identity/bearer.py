@@ -1,14 +1,13 @@
-"""Bearer tokens of requests: believed or not, and what their roles allow on the Batch service."""
+"""Bearer tokens of requests to the Batch service: believed or not, and what their roles allow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
 
-from batchexec.emulator.batch.errors import BatchError
-from batchexec.emulator.blob.errors import BlobError
+from batchexec.emulator.errors import BatchError
 
-from .tokens import BATCH, STORAGE, BadToken, Issuer, Principal
+from .tokens import BATCH, BadToken, Issuer
 
 _READING = ("GET", "HEAD")
 _OF_JOBS = ("jobs", "jobschedules")
@@ -48,20 +47,3 @@ def unauthorized(reason: str, challenge: str) -> BatchError:
     error.status = 401
     error.headers = {"WWW-Authenticate": challenge}
     return error
-
-
-class BlobTokens:
-    """Checks bearer tokens of requests to one storage account."""
-
-    def __init__(self, issuer: Issuer, authority: str, account: str) -> None:
-        self._issuer = issuer
-        self._audiences = (STORAGE, f"{STORAGE}/", f"https://{account}.blob.core.windows.net")
-        uri = f"{authority}/{issuer.tenant}/oauth2/authorize"
-        self._challenge = {"WWW-Authenticate": f"Bearer authorization_uri={uri} resource_id={STORAGE}"}
-
-    def principal(self, token: str, now: datetime) -> Principal:
-        """Whose token it is. Raises BlobError InvalidAuthenticationInfo (401)."""
-        try:
-            return self._issuer.principal(token, self._audiences, now)
-        except BadToken as error:
-            raise BlobError("InvalidAuthenticationInfo", str(error), headers=self._challenge) from None

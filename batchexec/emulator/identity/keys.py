@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from urllib.parse import unquote_plus
 
-from batchexec.emulator.batch.errors import BatchError
+from batchexec.emulator.errors import BatchError
 
 _SIGNED = (
     "content-encoding",

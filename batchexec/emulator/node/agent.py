@@ -11,11 +11,13 @@ from batchexec.emulator.clock import Clock, iso
 from batchexec.emulator.state import Account, Body, Job, Node, Task, settings
 
 from . import containers
-from .attempts import TASK_ENDED, NodeRun, PrepRun, ReleaseRun, Stopped, TaskRun
+from .attempts import Stopped
 from .directories import open_to_append, passes_link, refuse_links, remove_tree
+from .failures import TASK_ENDED
 from .forkserver import ForkServers
 from .processes import Launch, ProcessServer, Running
 from .resources import Downloader
+from .runs import NodeRun, PrepRun, ReleaseRun, TaskRun
 from .transfers import Transfers
 
 if TYPE_CHECKING:

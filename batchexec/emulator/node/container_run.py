@@ -14,8 +14,8 @@ from batchexec.emulator.state import Body
 
 from . import containers
 from .container_runtime import ContainerRuntime, without_warnings
+from .failures import CannotStart
 from .processes import Ended, Launch, Running
-from .resources import CannotStart
 
 if TYPE_CHECKING:
     from .agent import NodeAgent

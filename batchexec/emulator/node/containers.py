@@ -11,7 +11,7 @@ from pathlib import Path
 from batchexec.emulator.state import Body
 
 from .directories import refuse_links
-from .resources import CannotStart
+from .failures import CannotStart
 
 NOTICE = (
     "there is no container runtime here: what asks for a container runs as a process of the node, from its "
@@ -19,6 +19,7 @@ NOTICE = (
 )
 # What of a node's environment says something of the host alone: a container has its image's own.
 _OF_THE_HOST = frozenset(("HOME", "LANG", "PATH", "TMPDIR", "USER"))
+NO_IMAGE = "One or more container images specified are invalid"
 INSIDE = "<what runs in the container>"  # in place of a program and its arguments, which the image may know alone
 _MOUNTED = {"Shared": "shared", "Startup": "startup", "VfsMounts": "fsmounts", "Applications": "applications"}
 
@@ -159,5 +160,5 @@ def invalid(reason: str) -> CannotStart:
 def no_image(reason: str) -> CannotStart:
     """An image that cannot be had, on a task or a node: as quoted in Azure/Batch#122 and nextflow-io/nextflow#2099."""
     return CannotStart(
-        "ContainerInvalidImage", "One or more container images specified are invalid", ContainerImage=reason
+        "ContainerInvalidImage", NO_IMAGE, ContainerImage=reason
     )

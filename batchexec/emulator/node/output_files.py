@@ -18,8 +18,8 @@ from batchexec.emulator.state import Body
 
 from .directories import open_to_append, refuse_links
 from .directory import Absent, Directory
+from .failures import failure
 from .patterns import OutsideError, find
-from .resources import failure
 from .transfers import Transfers, without_secret
 
 OUT, ERR = "fileuploadout.txt", "fileuploaderr.txt"

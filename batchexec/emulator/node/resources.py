@@ -13,26 +13,13 @@ from urllib.parse import quote, unquote
 from batchexec.emulator.state import Body
 
 from .directory import Absent, Directory
+from .failures import CannotStart
 from .transfers import Transfers, without_secret
 
 _CHUNK = 1 << 18
 _PAUSES = (0.1, 0.4)  # seconds between the tries of a download
 _PASSING = frozenset(("BlobDownloadTimedOut", "BlobDownloadMiscError"))
 _CODES = {404: "BlobNotFound", 401: "BlobAccessDenied", 403: "BlobAccessDenied"}
-
-
-class CannotStart(Exception):
-    """A task cannot start: `info` is its failureInfo."""
-
-    def __init__(self, code: str, message: str, **details: str) -> None:
-        super().__init__(message)
-        self.info = failure("usererror", code, message, **details)
-
-
-def failure(category: str, code: str, message: str, **details: str) -> Body:
-    """A failureInfo object."""
-    listed = [{"name": name, "value": value} for name, value in details.items()]
-    return {"category": category, "code": code, "message": message, "details": listed}
 
 
 class _File(NamedTuple):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from batchexec.emulator.batch.errors import NotSaved, Unusable
+from batchexec.emulator.errors import NotSaved, Unusable
 
 VERSION = 1  # of the tables below; a file of a later version is refused
 _APPLICATION = 0x42455845  # "BEXE": tells our files from those of other programs

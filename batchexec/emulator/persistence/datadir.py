@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batchexec.emulator.access import Access, listen
-from batchexec.emulator.batch.errors import Unusable
+from batchexec.emulator.errors import Unusable
 from batchexec.emulator.identity.secret_files import write_secret
 
 from .database import Database
@@ -24,8 +24,8 @@ _END_SECONDS = 10.0
 class DataDirectory:
     """Opened, locked and free of what an earlier run left at work; raises Unusable where that cannot be.
 
-    `nodes` and `blobs` are directories in it, as is `tls` for those who need it. It is its owner's alone: the database
-    holds what clients sent, signed addresses too.
+    `nodes` and `blobs` are directories in it, as is `identity` for those who need it. It is its owner's alone: the
+    database holds what clients sent, signed addresses too.
     """
 
     def __init__(self, path: Path) -> None:

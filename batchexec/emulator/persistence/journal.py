@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from batchexec.emulator.batch.errors import NotSaved
+from batchexec.emulator.errors import NotSaved
 from batchexec.emulator.state import Account, Job, Node, Pool, Resource, Task, next_serial, watch
 
 from .blobs import BlobJournal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from batchexec.emulator.node.attempts import NodeRun, PrepRun, ReleaseRun
+from batchexec.emulator.node.runs import NodeRun, PrepRun, ReleaseRun
 from batchexec.emulator.state import Account, Body, Job
 
 from .records import dump, fields_of, load

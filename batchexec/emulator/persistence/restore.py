@@ -9,7 +9,7 @@ from datetime import datetime
 from sys import intern
 from typing import Any
 
-from batchexec.emulator.batch.errors import Unusable
+from batchexec.emulator.errors import Unusable
 from batchexec.emulator.state import Account, Body, Job, Node, Pool, Resource, Task, continue_serials
 
 from .database import Database

@@ -63,9 +63,7 @@ def _requeue(task: Task, scheduler: Scheduler, clock: Clock) -> None:
         return
     job = task.job
     ended = task.ending or job.state == "terminating" or (job.state, job.disable_option) == ("disabling", "terminate")
-    task.forget_execution()
-    task.node_info = None
-    task.move("active", clock.now())
+    task.requeue(clock.now())
     if ended:
         scheduler.end_task(task, "ended")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from batchexec.emulator.batch.errors import BatchError
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.state import Account, Body, Job, Pool
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from batchexec.emulator.batch.odata import parse_time
+from batchexec.emulator.clock import parse_time
 
 
 class FormulaError(Exception):

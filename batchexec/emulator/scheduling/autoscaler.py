@@ -1,16 +1,12 @@
-"""Autoscale of pools: samples taken while it is on, formulas evaluated at their interval, and the operations."""
+"""Autoscale of pools: samples taken while it is on, and formulas evaluated at their interval."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, deque
 
-from aiohttp import web
-
-from batchexec.emulator.batch import schema
-from batchexec.emulator.batch.errors import BatchError, missing
-from batchexec.emulator.batch.server import Call, Operation, answer, done
 from batchexec.emulator.clock import Clock, Timer, iso, seconds_of
+from batchexec.emulator.errors import BatchError, missing
 from batchexec.emulator.state import Account, Body, Pool
 
 from .autoscale import check_syntax, evaluate, results_text
@@ -40,47 +36,30 @@ class AutoScaler:
         self._pools = pools
         self._scales: dict[Pool, PoolScale] = {}
 
-    def operations(self) -> dict[str, Operation]:
-        return {
-            "POST pools/*/enableautoscale": self.enable,
-            "POST pools/*/disableautoscale": self.disable,
-            "POST pools/*/evaluateautoscale": self.evaluate,
-        }
-
-    def enable(self, call: Call) -> web.Response:
-        body = call.body()
-        schema.AUTOSCALE.check(body)
-        pool = self._open(call)
+    def enable(self, pool: Pool, settings: Body) -> None:
+        """Switch it on, or on with other settings: `settings` is the pool's body from now on."""
         if pool.allocation_state != "steady":
             raise BatchError("PoolBeingResized")
         scale = self._scales.get(pool)
         if scale is not None and self._clock.monotonic() - scale.enabled < _LEAST_SECONDS_BETWEEN_ENABLING:
             raise BatchError("TooManyEnableAutoScaleRequests")
-        settings = {**pool.body, **schema.without_nulls(body), "enableAutoScale": True}
-        for name in ("targetDedicatedNodes", "targetLowPriorityNodes"):
-            settings.pop(name, None)
         self.check(settings)
         pool.body = settings
         pool.touch(self._clock.now())
         self.begin(pool)
-        return done(200, call, pool)
 
-    def disable(self, call: Call) -> web.Response:
-        pool = self._open(call)
+    def disable(self, pool: Pool) -> None:
         names = ("enableAutoScale", "autoScaleFormula", "autoScaleEvaluationInterval")
         pool.body = {name: value for name, value in pool.body.items() if name not in names}
         self._end(pool)
         pool.autoscale_run = None
         pool.touch(self._clock.now())
-        return done(200, call, pool)
 
-    def evaluate(self, call: Call) -> web.Response:
-        body = call.body()
-        schema.EVALUATE.check(body)
-        pool = self._open(call)
+    def evaluate(self, pool: Pool, formula: str) -> Body:
+        """What the formula would do now, as the service shows a run of it."""
         if not pool.body.get("enableAutoScale"):
             raise BatchError("OperationNotValidOnPool", Reason="autoscale is not enabled")
-        return answer(self._run(pool, body["autoScaleFormula"])[0], pool)
+        return self._run(pool, formula)[0]
 
     def check(self, settings: Body) -> None:
         """Raise what the service answers to autoscale settings that cannot be."""
@@ -108,15 +87,7 @@ class AutoScaler:
         """Go on with a pool that was read from a data directory: without its samples, at its next interval."""
         scale = self._scales[pool] = PoolScale(self._clock.monotonic() - _LEAST_SECONDS_BETWEEN_ENABLING)
         self._sample(pool, scale)
-        interval = seconds_of(pool.body.get("autoScaleEvaluationInterval") or "PT15M") or 900.0
-        scale.evaluating = self._clock.call_later(interval, lambda: self._evaluate(pool, scale))
-
-    def _open(self, call: Call) -> Pool:
-        pool = self._account.pool(call.ids[0])
-        call.check_conditions(pool)
-        if pool.state == "deleting":
-            raise BatchError("PoolBeingDeleted")
-        return pool
+        scale.evaluating = self._clock.call_later(_interval(pool), lambda: self._evaluate(pool, scale))
 
     def _end(self, pool: Pool) -> None:
         scale = self._scales.pop(pool, None)
@@ -155,8 +126,7 @@ class AutoScaler:
             scale.evaluating.cancel()
         if pool.state == "deleting":
             return
-        interval = seconds_of(pool.body.get("autoScaleEvaluationInterval") or "PT15M") or 900.0
-        scale.evaluating = self._clock.call_later(interval, lambda: self._evaluate(pool, scale))
+        scale.evaluating = self._clock.call_later(_interval(pool), lambda: self._evaluate(pool, scale))
         pool.autoscale_run, found = self._run(pool, pool.body["autoScaleFormula"])
         dedicated = _nodes(found.get("$TargetDedicatedNodes"), pool.target_dedicated)
         spot = _nodes(found.get("$TargetLowPriorityNodes"), pool.target_spot)
@@ -190,6 +160,11 @@ class AutoScaler:
             if name in found and not math.isfinite(scalar(found[name])):
                 raise FormulaError(f"{name} is no number")
         return found
+
+
+def _interval(pool: Pool) -> float:
+    """Seconds between evaluations."""
+    return seconds_of(pool.body.get("autoScaleEvaluationInterval") or "PT15M") or 900.0
 
 
 def _nodes(value: Value | None, present: int) -> int:

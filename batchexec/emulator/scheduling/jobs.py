@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from batchexec.emulator.batch.errors import BatchError
 from batchexec.emulator.clock import Clock, seconds_of
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.state import Account, Body, Job, Task
 
 from .scheduler import Scheduler

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from batchexec.emulator.batch.errors import BatchError
 from batchexec.emulator.clock import Clock
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.node import containers
 from batchexec.emulator.node.agent import NodeAgent
 from batchexec.emulator.node.directories import make_top
-from batchexec.emulator.node.resources import CannotStart
+from batchexec.emulator.node.failures import CannotStart
 from batchexec.emulator.state import Account, Node, Task
 
 from .scheduler import Scheduler
@@ -95,7 +95,7 @@ class Nodes:
         if agent.has_containers and agent.faults.active:
             fault = agent.faults.take("command", role="node", pool=node.pool.id, node=node.id)
             if fault is not None:
-                message = fault["message"] or "One or more container images specified are invalid"
+                message = fault["message"] or containers.NO_IMAGE
                 self.make_unusable(node, "ContainerInvalidImage", message)
                 return
         node.boot_time = self._clock.now()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from batchexec.emulator.batch.errors import BatchError
 from batchexec.emulator.clock import Clock
+from batchexec.emulator.errors import BatchError
 from batchexec.emulator.state import Account, Body, Node, Pool
 
 from .nodes import WAITING, Nodes
@@ -25,20 +24,11 @@ class Pools:
     pool's resizeTimeout, no node comes.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        clock: Clock,
-        scheduler: Scheduler,
-        root: Path,
-        url: str,
-        path: str,
-        inline: bool = False,
-    ) -> None:
+    def __init__(self, account: Account, clock: Clock, scheduler: Scheduler, nodes: Nodes) -> None:
         self._account = account
         self._clock = clock
         self._scheduler = scheduler
-        self.nodes = Nodes(account, clock, scheduler, root, url, path, inline)
+        self.nodes = nodes
         self.allocation_seconds: Callable[[Pool], float] = lambda pool: 0.0
         self._halts: dict[Pool, Halt] = {}
         self._going: dict[Node, asyncio.Task[None]] = {}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchexec.emulator.batch.errors import BatchError
+from batchexec.emulator.errors import BatchError
 
 if TYPE_CHECKING:
     from batchexec.emulator.faults.faults import Fault

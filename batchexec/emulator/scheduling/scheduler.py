@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchexec.emulator.clock import Clock
-from batchexec.emulator.node.attempts import TASK_ENDED, TaskRun
+from batchexec.emulator.node.failures import TASK_ENDED
+from batchexec.emulator.node.runs import TaskRun
 from batchexec.emulator.state import Account, Job, Node, Task
 
 from .placement import OpenNodes, victims
@@ -155,17 +156,12 @@ class Scheduler:
         node.give_back(task, now)
         task.node = None
         if run.reason == "requeue":
-            self._requeue(task)
+            task.requeue(now)
         elif run.reason != "deleted":
             self._complete(task, run)
             node.total_run += 1
             node.succeeded += task.succeeded
         self.wake()
-
-    def _requeue(self, task: Task) -> None:
-        task.forget_execution()
-        task.node_info = None
-        task.move("active", self.clock.now())
 
     def _complete(self, task: Task, run: TaskRun) -> None:
         task.exit_code, task.failure = run.exit_code, run.failure
@@ -219,9 +215,10 @@ class Scheduler:
             run = node.runs[task]
             run.abandon()
             run.agent.abandoned.append(run)
-            node.give_back(task, self.clock.now())
+            now = self.clock.now()
+            node.give_back(task, now)
             task.node = None
-            self._requeue(task)
+            task.requeue(now)
             self.wake()
 
     async def idle(self, tasks: list[Task]) -> None:

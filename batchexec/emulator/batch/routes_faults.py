@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from batchexec.emulator.batch.errors import BatchError, invalid
-from batchexec.emulator.batch.server import Call, Operation, answer, done
 from batchexec.emulator.clock import Clock
+from batchexec.emulator.errors import BatchError, invalid
+from batchexec.emulator.faults import nodes as faulty_nodes
+from batchexec.emulator.faults.faults import BadFault, Faults
 from batchexec.emulator.state import Account
 
-from . import nodes as faulty_nodes
-from .faults import BadFault, Faults
+from .server import Call, Operation, answer, done
 
 if TYPE_CHECKING:
     from batchexec.emulator.scheduling.nodes import Nodes
 
 
-class ControlRoutes:
+class FaultRoutes:
     def __init__(self, account: Account, clock: Clock, faults: Faults, nodes: Nodes) -> None:
         self._account = account
         self._clock = clock

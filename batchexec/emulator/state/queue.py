@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchexec.emulator.state import Task
+    from .job import Task
 
 
 class Queue:

@@ -7,23 +7,22 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from batchexec.emulator.node import containers
-from batchexec.emulator.node.attempts import NodeRun, PrepRun, TaskRun
-from batchexec.emulator.node.resources import CannotStart
+from batchexec.emulator.faults import nodes as faulty_nodes
+from batchexec.emulator.faults.faults import COMMAND, NODE, Fault
 from batchexec.emulator.state import Body
 
-from . import nodes as faulty_nodes
-from .faults import COMMAND, NODE, Fault
+from . import containers
+from .failures import CannotStart
+from .runs import NodeRun, PrepRun, TaskRun
 
 if TYPE_CHECKING:
-    from batchexec.emulator.node.attempts import Attempts
+    from .attempts import Attempts
 
 _SMALL_DISK = """
 disk=$(mktemp -d) && mount -t tmpfs -o size="$1" none "$disk" && shift
 cp -a . "$disk" 2>/dev/null
 mount --bind "$disk" "$PWD" && umount "$disk" && rmdir "$disk" && cd "$PWD" && exec "$@"
 """
-_NO_IMAGE = "One or more container images specified are invalid"
 _DISK_FULL = "There is not enough space on the disk"
 _NOWHERE = "http://127.0.0.1:9"  # the port where everything is discarded
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
@@ -57,7 +56,7 @@ def _troubled(run: Attempts, body: Body, argv: list[str], fault: Fault) -> list[
         error.info["category"] = fault["category"]
         raise error
     if kind == "image-pull":
-        raise CannotStart("ContainerInvalidImage", fault["message"] or _NO_IMAGE)
+        raise CannotStart("ContainerInvalidImage", fault["message"] or containers.NO_IMAGE)
     if kind == "end":
         run.agent.clock.call_later(fault["seconds"], lambda: run.stop("ended"))
         return argv
@@ -69,7 +68,9 @@ def _troubled(run: Attempts, body: Body, argv: list[str], fault: Fault) -> list[
         words = f"printf '%s\\n' {shlex.quote(fault['stderr'])} >&2; " if fault["stderr"] else ""
         return ["/bin/sh", "-c", f"{words}exit {fault['exit_code']}"]
     if argv == [containers.INSIDE]:  # of a container, this process makes neither the network nor the disks
-        raise CannotStart(*(("DiskFull", _DISK_FULL) if kind == "disk-full" else ("ContainerInvalidImage", _NO_IMAGE)))
+        if kind == "disk-full":
+            raise CannotStart("DiskFull", _DISK_FULL)
+        raise CannotStart("ContainerInvalidImage", containers.NO_IMAGE)
     if kind == "no-network":
         return _without_network(body, argv)
     return _on_full_disk(argv, fault["bytes"])
