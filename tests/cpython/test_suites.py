@@ -17,7 +17,6 @@ import pytest
 
 # Suite -> how many of its tests have to pass: fewer would mean that some were not found.
 SUITES = {"executor": 10, "wait": 8, "as_completed": 5, "shutdown": 7, "init": 2}
-PREFERRED = "3.13"
 SKIPPED_BY_NAME = frozenset(
     {
         "test_threads_terminate",
@@ -45,14 +44,11 @@ SKIPPED_BY_NAME = frozenset(
 
 
 def _interpreters() -> list[Any]:
-    """One in the quick tests (the preferred minor, else the newest), the others in the slow ones."""
     found = interpreters.with_suite()
-    quick = next((one for one in found if one.minor == PREFERRED), next(iter(found), None))
-    if quick is None:
+    if not found:
         reason = "no interpreter here has CPython's test package (test.test_concurrent_futures)"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
-    slow = pytest.mark.slow
-    return [pytest.param(one, marks=() if one is quick else slow, id=f"py{one.minor}") for one in found]
+    return [pytest.param(one, id=f"py{one.minor}") for one in found]
 
 
 class Runs:
@@ -102,6 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     runs.end()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("interpreter", _interpreters())
