@@ -36,6 +36,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         return
     with PLACES[name]() as found:
         yield found
+        print(f"{name}: disturbed {found.disturbed} times")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +62,4 @@ def disturbed(request: pytest.FixtureRequest, place: Place) -> Iterator[None]:
     disturbing.start()
     yield
     disturbing.join()
+    place.disturbed += 1

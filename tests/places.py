@@ -25,6 +25,7 @@ class Place:
     def __init__(self, environment: dict[str, str], disturb: Callable[[], None] | None = None) -> None:
         self.environment = environment
         self.disturb = disturb
+        self.disturbed = 0  # times
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import hypothesis.strategies as st
 import pytest
 from azure.core.exceptions import HttpResponseError
 from batch_service import IMAGE, Service, service
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
+SEED = os.environ.get("MODEL_SEED")  # chooses other lives in the slow test
 SLEEPS = "sleep"
 _lives = itertools.count()
 _service: list[Service] = []  # the machines are made by hypothesis, which knows no fixtures
@@ -312,17 +313,16 @@ def _the_service(service: Service) -> Iterator[None]:
     _service.clear()
 
 
-def _explore(examples: int, steps: int) -> None:
+def _explore(machine: type[Account], examples: int, steps: int) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    seed = os.environ.get("BATCHEXEC_TEST_SEED")
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Account,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
-            derandomize=seed is None,
+            derandomize=SEED is None,
             database=None,
             phases=[Phase.generate],  # to shrink takes many times as long as to find; the steps are printed
             suppress_health_check=list(HealthCheck),
@@ -331,10 +331,10 @@ def _explore(examples: int, steps: int) -> None:
 
 
 def test_lives_are_as_the_model_says() -> None:
-    _explore(12, 20)
+    _explore(Account, 12, 20)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_many_lives_are_as_the_model_says() -> None:
-    _explore(60, 30)
+    _explore(Account if SEED is None else seed(int(SEED))(Account), 60, 30)
