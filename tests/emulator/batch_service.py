@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import textwrap
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,6 +121,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with emulator(tmp_path_factory.mktemp("emulator")) as (service, process):
         yield service
     assert process.returncode == 0
+
+
+def contract_app(directory: Path, module: str, text: str) -> Path:
+    """A zipapp that follows the fork-server contract by `module`; run as any program it prints `plain`."""
+    path = directory / "app.pyz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{module}.py", textwrap.dedent(text))
+        archive.writestr("__main__.py", "print('plain')")
+    return path
 
 
 def refused(code: str, status: int) -> Any:

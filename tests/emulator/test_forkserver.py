@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from azure.batch import models
-from batch_service import Service, emulator, refused, service
+from batch_service import Service, contract_app, emulator, refused, service
 
 __all__ = ["service"]
 
@@ -64,11 +63,7 @@ APP = """
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("app") / "app.pyz"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("forked.py", textwrap.dedent(APP))
-        archive.writestr("__main__.py", "print('plain')")
-    return path
+    return contract_app(tmp_path_factory.mktemp("app"), "forked", APP)
 
 
 @pytest.fixture(scope="module")

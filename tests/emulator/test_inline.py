@@ -7,16 +7,14 @@ import json
 import os
 import signal
 import sys
-import textwrap
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.batch import models
-from batch_service import Service, emulator
+from batch_service import Service, contract_app, emulator
 
 APP = """
     import json, os, subprocess, sys, threading, time
@@ -103,11 +101,7 @@ APP = """
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("app") / "app.pyz"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("inlined.py", textwrap.dedent(APP))
-        archive.writestr("__main__.py", "print('plain')")
-    return path
+    return contract_app(tmp_path_factory.mktemp("app"), "inlined", APP)
 
 
 @pytest.fixture(scope="module")
