@@ -118,6 +118,22 @@ class BatchConfig:
     node_agent_sku: str = setting(
         "batch.node.ubuntu 24.04", "Batch node agent for `os_image`; read from it when that is an Ubuntu"
     )
+    registry: str | None = setting(
+        None,
+        "Server of the registry that `image` comes from; default: read from the image's name",
+        check=checks.like(r"[^/\s@]+", "a server such as myregistry.azurecr.io"),
+    )
+    registry_user: str | None = setting(None, "User of the registry; needs `registry_password_file`")
+    registry_password_file: str | None = setting(None, "File that holds the registry's password")
+    registry_identity: str | None = setting(
+        None,
+        "ARM id of the managed identity by which nodes log in to the registry",
+        check=checks.like(
+            r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.ManagedIdentity/userAssignedIdentities/[^/]+",
+            "/subscriptions/.../userAssignedIdentities/NAME",
+        ),
+    )
+    start_command: str | None = setting(None, "Command line that each node runs once as root when it joins the pool")
     subnet_id: str | None = setting(
         None,
         "ARM id of the subnet to put the nodes into",
@@ -142,7 +158,40 @@ class BatchConfig:
     source_limit_mb: float = setting(
         100.0, "Most megabytes of your own modules and files to ship", check=checks.above_zero()
     )
-    env: Mapping[str, str] = setting({}, "Environment variables of the tasks", check=checks.variables)
+    env: Mapping[str, str] = setting(
+        {},
+        "Environment variables of the tasks: values, or names of variables to pass on from here",
+        check=checks.variables,
+    )
+    files: tuple[Any, ...] = setting(
+        (),
+        "Files, directories and globs to have in the tasks' working directory, at the same relative paths; a mapping "
+        "gives others: `{path there: path here}`",
+        check=checks.files,
+    )
+    outputs: tuple[str, ...] = setting(
+        (), "Patterns of files that items write and that are brought here, such as `*.png`", check=checks.patterns
+    )
+    output_dir: Any = setting(  # noqa: RUF009 (it makes a dataclass field)
+        "outputs/{item}",
+        "Where they are put, `{item}` being the item's number; or a `BlobPath`, to leave them in storage",
+        check=checks.output_dir,
+    )
+    requirements: tuple[str, ...] | None = setting(
+        None,
+        "Packages of the callables: `auto`, requirement lines, a requirements.txt or pyproject.toml; `none` (keyword: "
+        "None) for nodes that have them. Default: `auto` on Azure, `none` here",
+        none="none",
+    )
+    pip_options: tuple[str, ...] = setting(
+        (), "Options of uv and pip on the nodes, such as indexes with their credentials", secret=True
+    )
+    proxy: str | None = setting(None, "URL of the proxy that nodes reach package indexes by", secret=True)
+    ca_bundle: str | None = setting(None, "File of certificate authorities (PEM) that nodes trust beside their own")
+    cores: int | None = setting(None, "Cores that a task uses; default: those of one slot", check=checks.between(1))
+    memory: float | None = setting(
+        None, "GiB that a task needs; it takes as many slots as hold them", check=checks.above_zero()
+    )
     connect_timeout: float = setting(
         25.0, "Seconds until the account must have answered first", check=checks.above_zero()
     )

@@ -18,11 +18,15 @@ BatchExecError
 │   ├── TaskTerminatedError              ended by someone, by a time limit, or with its job
 │   ├── MissingModuleError               the worker lacks a module that the callable needs
 │   ├── ResultStoreError                 the worker could not store its result
+│   ├── OutputError                      files that an item wrote cannot be brought here
+│   ├── CommandFailed                    a program ended with a non-zero exit code
 │   └── TamperedError                    a blob does not carry our signature
 ├── PayloadError                         something cannot travel
 │   ├── PicklingError (pickle.PicklingError)   callable or argument cannot be pickled
 │   ├── ResultPicklingError              result cannot be pickled (worker) or unpickled (client)
-│   └── SourceError                      the user's own modules cannot be shipped
+│   ├── SourceError                      the user's own modules cannot be shipped
+│   ├── FilesError                       a file cannot be staged
+│   └── RequirementsError                the packages of a callable cannot be had on the nodes
 └── RemoteError                          a remote exception that could not travel as itself
     └── RemoteExit                       the function called sys.exit() or raised KeyboardInterrupt
 
@@ -39,11 +43,14 @@ __all__ = [
     "AuthenticationError",
     "BatchExecError",
     "BrokenBatchExecutor",
+    "CommandFailed",
     "ConfigError",
+    "FilesError",
     "InitializerError",
     "MissingModuleError",
     "NestedExecutorError",
     "NodeError",
+    "OutputError",
     "PayloadError",
     "PicklingError",
     "PoolError",
@@ -53,6 +60,7 @@ __all__ = [
     "RemoteError",
     "RemoteExit",
     "RemoteTraceback",
+    "RequirementsError",
     "ResultPicklingError",
     "ResultStoreError",
     "ServiceError",
@@ -198,6 +206,14 @@ class TamperedError(TaskError):
     """A blob read by client or worker does not carry this job's signature; it was not used."""
 
 
+class OutputError(TaskError):
+    """Files that an item wrote cannot be brought here: too large, outside the directory, or changed in storage."""
+
+
+class CommandFailed(TaskError):
+    """A `Command` ended with a non-zero exit code; `exit_code`, `stdout` and `stderr` are the program's."""
+
+
 class PayloadError(BatchExecError):
     """Something cannot travel between client and worker."""
 
@@ -212,6 +228,14 @@ class ResultPicklingError(PayloadError):
 
 class SourceError(PayloadError):
     """The user's own modules cannot be shipped: too large (the text names the largest files) or unreadable."""
+
+
+class FilesError(PayloadError):
+    """A file, directory or program that the work needs cannot be staged; the text names it and says why."""
+
+
+class RequirementsError(PayloadError):
+    """The packages that a callable needs cannot be had on the nodes; the text carries the resolver's own words."""
 
 
 class RemoteError(BatchExecError):

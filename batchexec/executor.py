@@ -305,12 +305,14 @@ class BatchExecutor(Executor):
 
     def _call(self, fn: Callable[..., Any]) -> Call:
         """The callable, pickled. Raises PayloadError when it cannot be."""
+        from ._engine.needs import Needs
         from ._engine.work import Call, Part
 
         if self._initializer is not None and self._init_part is None:
             self._init_part = Part((self._initializer, self._initargs), "the initializer")
         name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-        return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed)
+        needs = Needs(timeout=self._config.timeout)
+        return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed, needs)
 
     def _chunk(
         self,

@@ -201,13 +201,13 @@ class TestMistakes:
     def test_all_mistakes_are_reported_together(self) -> None:
         found = problems(
             BatchConfig.load,
-            environ={"BATCHEXEC_SLOTS": "many", "BATCHEXEC_RETRY": "1"},
+            environ={"BATCHEXEC_SLOTS": "many", "BATCHEXEC_RETRYS": "1"},
             max_nodes=0,
             vm_sise="Standard_D2s_v5",
         )
         assert set(found) == {
             "unknown field 'vm_sise': did you mean 'vm_size'? (keyword)",
-            "unknown environment variable 'BATCHEXEC_RETRY': did you mean 'BATCHEXEC_RETRIES'?",
+            "unknown environment variable 'BATCHEXEC_RETRYS': did you mean 'BATCHEXEC_RETRIES'?",
             "max_nodes: expected 1 or more, got 0 (keyword)",
             "slots: expected a whole number, got 'many' (environment BATCHEXEC_SLOTS)",
         }

@@ -20,6 +20,7 @@ from batchexec.config import BatchConfig
 from batchexec.errors import PoolError, ServiceError
 
 from . import command, pool, workerzip
+from .needs import Needs
 
 if TYPE_CHECKING:
     import aiohttp
@@ -54,7 +55,6 @@ class Session:
         self._config = config
         self._place = place
         self.is_local = place.where == "local"
-        self.timeout = config.timeout
         self.slots = place.slots
         self.job_id = f"{config.job_prefix}-{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         self.key = secrets.token_bytes(32)
@@ -88,7 +88,7 @@ class Session:
             raise
         self.opened = True
 
-    def task(self, task_id: str, spec: str) -> Json:
+    def task(self, task_id: str, spec: str, needs: Needs) -> Json:
         """The body of one task; `spec` is what the worker needs to know (packer.task_spec)."""
         config = self._config
         body: Json = {
@@ -100,8 +100,8 @@ class Session:
             "constraints": {"maxTaskRetryCount": config.retries},
             "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
         }
-        if config.timeout:
-            body["constraints"]["maxWallClockTime"] = f"PT{config.timeout:.3f}S"
+        if needs.timeout:
+            body["constraints"]["maxWallClockTime"] = f"PT{needs.timeout:.3f}S"
         if self._in_containers:
             image = config.image or pool.default_image()
             body.update(command.container_command(self._python, image, self.worker_sha256))

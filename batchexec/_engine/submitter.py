@@ -141,7 +141,7 @@ class Submitter:
             for one in packed:
                 chunk = one.chunk
                 name = names.task_id(chunk.number, chunk.generation)
-                tasks[name] = self._session.task(name, task_spec(one, pack, start, store.sas))
+                tasks[name] = self._session.task(name, task_spec(one, pack, start, store.sas), chunk.call.needs)
                 chunks[name] = chunk
                 start += len(one.data)
             if previous is not None:

@@ -45,9 +45,7 @@ def said_elsewhere(task: dict[str, Any] | None, log: CrashLog | None) -> bool:
     return log is None and exit_code in (*_NOT_STARTED, names.EXIT_NO_RESULT)
 
 
-def verdict(
-    task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, timeout: float | None, said: str = ""
-) -> TaskError:
+def verdict(task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: Chunk, said: str = "") -> TaskError:
     """The error for a chunk whose task is completed (or gone: None) and has no result blob.
 
     `said`: the end of its standard error as the service has it, for one without a log.
@@ -67,6 +65,7 @@ def verdict(
     if task is None:
         return TaskTerminatedError(f"{what} is gone: someone deleted its task or its job", **where)
     if code in ("TaskEnded", "JobBeingTerminated"):
+        timeout = chunk.call.needs.timeout
         limit = f", or it ran longer than timeout={timeout:g} s" if timeout else ""
         return TaskTerminatedError(f"{what} was ended by the service: it was terminated{limit}", **where)
     if exit_code == names.EXIT_NO_RESULT:

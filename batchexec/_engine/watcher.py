@@ -168,7 +168,7 @@ class Watcher:
             head = await self._ask(functools.partial(store.get, log_name, (0, verdicts.LOG_HEAD_BYTES)))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
         said = await self._said(chunk) if verdicts.said_elsewhere(task, log) else ""
-        self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, session.timeout, said))
+        self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, said))
 
     async def _said(self, chunk: Chunk) -> str:
         """The end of a task's own standard error; its node may be gone."""

@@ -12,6 +12,8 @@ from batchexec._source import Reached, dumps_recording
 from batchexec._wire import envelope, payload
 from batchexec.errors import PayloadError, PicklingError, SourceError
 
+from .needs import Needs
+
 if TYPE_CHECKING:
     from batchexec.futures import ChunkFuture
 
@@ -75,6 +77,7 @@ class Call:
     code: Part
     init: Part | None
     seed: int | None
+    needs: Needs
 
 
 @dataclass(slots=True, eq=False)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -70,13 +73,46 @@ def slashless(value: str) -> str:
     )
 
 
-def variables(value: Mapping[str, str]) -> Mapping[str, str]:
-    for name, text in value.items():
+def variables(value: Mapping[str, str | None]) -> Mapping[str, str]:
+    """Names without a value are passed on from this process."""
+    missing = [name for name, text in value.items() if text is None and name not in os.environ]
+    if missing:
+        raise ValueError(f"names of variables that are set here ({', '.join(missing)} is not)")
+    found = {name: os.environ[name] if text is None else text for name, text in value.items()}
+    for name, text in found.items():
         if not re.fullmatch(r"[^=\s\0]+", name) or name.upper().startswith("AZ_BATCH_"):
             raise ValueError("names without '=', blanks or the service's own prefix AZ_BATCH_")
         if not isinstance(text, str) or "\0" in text:
             raise ValueError("a text for every name")
+    return MappingProxyType(found)
+
+
+def files(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    for one in value:
+        if isinstance(one, tuple) and not (len(one) == 2 and all(isinstance(part, str) and part for part in one)):
+            raise ValueError("paths, or a mapping of paths there to paths here")
     return value
+
+
+def patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Of files below a working directory."""
+    for one in value:
+        parts = one.replace("\\", "/").split("/")
+        if one.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in one:
+            raise ValueError("patterns of files below the working directory, such as '*.png' or 'plots/**/*.png'")
+    return value
+
+
+def output_dir(value: Any) -> Any:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str):
+        try:
+            text.format(item="0")
+        except (ValueError, KeyError, IndexError, AttributeError):
+            raise ValueError("a directory, in which {item} may stand for the item's number") from None
+        if not text.strip():
+            raise ValueError("a directory")
+    return text
 
 
 account_name = like("[a-z0-9]{3,24}", "an account name: 3 to 24 lower case letters and digits")

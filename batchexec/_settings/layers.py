@@ -22,7 +22,10 @@ def add(given: dict[str, Given], settings: Table, values: Mapping[str, Any], ori
     for name, value in values.items():
         if name not in settings:
             problems.append(unknown("field", str(name), settings) + f" ({origin.source})")
-        elif value is not None:
+            continue
+        if value is None:
+            value = settings[name].metadata["none"]
+        if value is not None:
             given.setdefault(name, Given(value, origin))
     return problems
 

@@ -11,9 +11,14 @@ Row: TypeAlias = Field[Any]
 Table: TypeAlias = Mapping[str, Row]
 
 
-def setting(default: Any, text: str, environ: str = "", *, secret: bool = False, check: Any = None) -> Any:
-    """One row of the table: default, meaning, environment names besides BATCHEXEC_<FIELD>, and its check."""
-    meta = {"help": text, "environ": environ.split(), "secret": secret, "check": check}
+def setting(
+    default: Any, text: str, environ: str = "", *, secret: bool = False, check: Any = None, none: str | None = None
+) -> Any:
+    """One row of the table: default, meaning, environment names besides BATCHEXEC_<FIELD>, and its check.
+
+    `none` is what an explicit None stands for, where that is not the same as no value at all.
+    """
+    meta = {"help": text, "environ": environ.split(), "secret": secret, "check": check, "none": none}
     if isinstance(default, Mapping):
         return field(default_factory=lambda: MappingProxyType(default), hash=False, metadata=meta)
     return field(default=default, metadata=meta)

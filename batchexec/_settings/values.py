@@ -35,7 +35,11 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError("a number")
         value = float(value)
+    elif wanted.startswith("tuple"):
+        value = _several(value, nested="Any" in wanted)
     elif wanted.startswith("Mapping"):
+        if isinstance(value, (list, tuple)) and "str, str" in wanted:
+            value = dict.fromkeys(value)  # names alone: the check finds their values
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise ValueError("a mapping of names" + (" (JSON)" if origin.level == ENVIRONMENT else ""))
         value = MappingProxyType(dict(value))
@@ -47,7 +51,23 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
     check = row.metadata["check"]
     if check is not None:
         value = check(value)
-    return Secret(value) if row.metadata["secret"] else value
+    if not row.metadata["secret"]:
+        return value
+    return tuple(map(Secret, value)) if isinstance(value, tuple) else Secret(value)
+
+
+def _several(value: Any, *, nested: bool) -> tuple[Any, ...]:
+    """Texts and paths as a tuple of texts; with `nested`, also a mapping, as pairs."""
+    if nested and isinstance(value, Mapping):
+        return tuple((str(name), os.fspath(source)) for name, source in value.items())
+    several = [value] if isinstance(value, (str, os.PathLike)) else value
+    try:
+        texts = tuple(one if nested and isinstance(one, tuple) else os.fspath(one) for one in several)
+    except TypeError:
+        texts = (b"",)
+    if not all(isinstance(text, tuple) or (isinstance(text, str) and text.strip()) for text in texts):
+        raise ValueError("a text, or a list of texts")
+    return texts
 
 
 def _parsed(wanted: str, text: str) -> Any:
@@ -57,7 +77,7 @@ def _parsed(wanted: str, text: str) -> Any:
             return int(text)
         if wanted == "float":
             return float(text)
-        if wanted.startswith("Mapping"):
+        if wanted.startswith(("Mapping", "tuple")) and text.lstrip()[:1] in "[{":
             return json.loads(text)
     except ValueError:
         return text
