@@ -50,9 +50,9 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 # What the slow tests run batchexec's services against: clients that are not ours, each in an environment of its own.
 tools: .venvs/az/.installed .venvs/legacy/.installed .venvs/azurite/.installed containers
 
-# podman and an image for it, by root on Debian. Elsewhere these tests are skipped, or fail where CI is set.
-containers:
-	tests/containers/install.sh
+# podman and images for it, by root on Debian. Elsewhere these tests are skipped, or fail where CI is set.
+containers: $(VENV)/.installed-test
+	BIN=$(BIN) tests/containers/install.sh
 
 .venvs/az/.installed: PACKAGES = azure-cli==2.91.0
 .venvs/legacy/.installed: PACKAGES = azure-batch==14.2.0 azure-storage-blob

@@ -9,17 +9,30 @@ from ._version import VERSION as __version__
 
 if TYPE_CHECKING:
     from . import errors
+    from .command import BlobPath, Command, CommandResult
     from .config import BatchConfig
     from .executor import BatchExecutor
     from .futures import BatchFuture
 
-__all__ = ["BatchConfig", "BatchExecutor", "BatchFuture", "__version__", "errors"]
+__all__ = [
+    "BatchConfig",
+    "BatchExecutor",
+    "BatchFuture",
+    "BlobPath",
+    "Command",
+    "CommandResult",
+    "__version__",
+    "errors",
+]
 
-_HOMES = {"BatchConfig": "config", "BatchExecutor": "executor", "BatchFuture": "futures"}
+_HOMES = {
+    **{"BatchConfig": "config", "BatchExecutor": "executor", "BatchFuture": "futures"},
+    **{"BlobPath": "command", "Command": "command", "CommandResult": "command"},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
+    if name in ("errors", "joblib"):
         return importlib.import_module(".errors", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

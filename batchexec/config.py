@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._settings import account, checks, layers, nodes, table
+from ._settings import account, checks, layers, nodes, sizes, table
 from ._settings.given import CONFIG, FILE, KEYWORD, UNSET, Given, Origin
-from ._settings.nodes import vcpus
+from ._settings.sizes import vcpus
 from ._settings.table import setting
 from ._settings.values import converted
 from ._settings.wording import quoted, unknown
@@ -99,7 +99,7 @@ class BatchConfig:
     vm_size: str = setting("Standard_D4s_v5", "VM size of a node")
     slots: int | None = setting(
         None,
-        "Task slots per node, 1 to 256 and at most 4 per vCPU; default: the size's vCPUs",
+        "Task slots per node, 1 to 256 and at most 4 per vCPU; default: the size's GPUs, else its vCPUs",
         check=checks.between(1, 256),
     )
     max_nodes: int = setting(4, "Most nodes the pool may grow to", check=checks.between(1))
@@ -182,12 +182,15 @@ class BatchConfig:
         "Packages of the callables: `auto`, requirement lines, a requirements.txt or pyproject.toml; `none` (keyword: "
         "None) for nodes that have them. Default: `auto` on Azure, `none` here",
         none="none",
+        check=checks.requirements,
     )
     pip_options: tuple[str, ...] = setting(
         (), "Options of uv and pip on the nodes, such as indexes with their credentials", secret=True
     )
     proxy: str | None = setting(None, "URL of the proxy that nodes reach package indexes by", secret=True)
-    ca_bundle: str | None = setting(None, "File of certificate authorities (PEM) that nodes trust beside their own")
+    ca_bundle: str | None = setting(
+        None, "File of certificate authorities (PEM) that nodes trust beside their own", check=checks.certificates
+    )
     cores: int | None = setting(None, "Cores that a task uses; default: those of one slot", check=checks.between(1))
     memory: float | None = setting(
         None, "GiB that a task needs; it takes as many slots as hold them", check=checks.above_zero()
@@ -264,7 +267,8 @@ class BatchConfig:
                     f"{name}: expected {expected}, {got} ({origin.source})"
                 )
         account_problems += account.derive(given)
-        problems += nodes.derive(given, table.default(_SETTINGS["vm_size"])) + ([] if local else account_problems)
+        problems += nodes.derive(given, table.default(_SETTINGS["vm_size"]), local)
+        problems += [] if local else account_problems
         if problems:
             raise ConfigError(problems)
         for name, row in _SETTINGS.items():
@@ -291,8 +295,8 @@ class BatchConfig:
 
     @property
     def slots_per_node(self) -> int:
-        """Task slots of one node on Azure: `slots`, else the vCPUs of `vm_size`."""
-        return self.slots if self.slots is not None else vcpus(self.vm_size)
+        """Task slots of one node on Azure: `slots`, else the GPUs of `vm_size`, else its vCPUs."""
+        return self.slots if self.slots is not None else sizes.slots(self.vm_size)
 
     def describe(self) -> dict[str, Any]:
         """All fields and their values, secrets masked: what may be printed, logged and stored."""

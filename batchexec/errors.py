@@ -211,7 +211,12 @@ class OutputError(TaskError):
 
 
 class CommandFailed(TaskError):
-    """A `Command` ended with a non-zero exit code; `exit_code`, `stdout` and `stderr` are the program's."""
+    """A `Command` ended with a non-zero exit code, or could not be started (127: not found, 126: not executable).
+
+    `exit_code`, `stdout` and `stderr` are the program's, `result` its CommandResult, with what was collected.
+    """
+
+    result: object = None
 
 
 class PayloadError(BatchExecError):
@@ -235,7 +240,14 @@ class FilesError(PayloadError):
 
 
 class RequirementsError(PayloadError):
-    """The packages that a callable needs cannot be had on the nodes; the text carries the resolver's own words."""
+    """The packages that a callable needs cannot be had on the nodes; the text carries the resolver's own words.
+
+    `kind`: "resolution", "network", "disk", "build" or "timeout" when it failed on a node, else "" (found here).
+    """
+
+    def __init__(self, message: str, *, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class RemoteError(BatchExecError):

@@ -18,13 +18,17 @@ from ._exits import exiting, interrupt, register, wait_for
 from ._inline import LocalCall, run_chunks, run_now
 from ._report.progress import Progress
 from ._wire import names
+from .command import Command
 from .config import BatchConfig
 from .errors import BrokenBatchExecutor, InitializerError, NestedExecutorError, PayloadError
 from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
 
 if TYPE_CHECKING:
+    from ._command.sending import CommandSender
     from ._engine.engine import Engine
+    from ._engine.resources import Place
     from ._engine.work import Call, Chunk, Part
+    from ._source.files import FileSet
 
 T = TypeVar("T")
 Item = tuple[tuple[Any, ...], dict[str, Any]]
@@ -39,7 +43,7 @@ class Stats:
     where: str
     job_id: str | None
     pool_id: str | None
-    slots: int
+    slots: int  # tasks that run at once
     items: int
     chunks: int
     requests: int
@@ -107,6 +111,10 @@ class BatchExecutor(Executor):
         self._initialized = False
         self._inline_broken: InitializerError | None = None
         self._pid = os.getpid()
+        self._tables = itertools.count(1)  # of sweeps of Commands, where outputs go
+        self._files: FileSet | None = None  # of the configuration, once they were looked at
+        if (self._config.cores or self._config.memory) and not self._inline:
+            self._resources()  # more than a node has is said before anything is sent
 
     # the contract
 
@@ -116,6 +124,8 @@ class BatchExecutor(Executor):
         Raises RuntimeError after shutdown and what broke the executor (a BrokenBatchExecutor), as the standard
         library does; whatever is wrong with the call itself arrives through the future.
         """
+        if isinstance(fn, Command):
+            return self._commands().submit(fn, args, kwargs)  # type: ignore[return-value]
         number, first = self._ready(1)
         seed = self._config.seed
         future: BatchFuture[T] = BatchFuture(LocalCall(fn, args, kwargs, seed, first))
@@ -138,14 +148,20 @@ class BatchExecutor(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        resume: str | os.PathLike[str] | None = None,
     ) -> Iterator[T]:
         """The results of `fn` over the items, in their order; as the built-in `map`, side by side.
 
         timeout: seconds from now within which every result must be taken (TimeoutError).
-        chunksize: items per task. Default: so that each task slot gets about four tasks.
+        chunksize: items per task. Default: so that each task slot gets about four tasks; one of a Command.
         buffersize: at most this many items are taken from the iterables ahead of the results (default: all at once).
         return_exceptions: give exceptions as results in their places, instead of raising the first.
+        resume: of a Command: the directory for its table and outputs; runs that are done there are not run again.
         """
+        if resume is not None and not isinstance(fn, Command):
+            raise TypeError("resume= is for a Command, whose runs leave files and a table that tell what is done")
+        if resume is not None and buffersize is not None:
+            raise TypeError("resume= compares all runs with the table: leave buffersize= out")
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and buffersize < 1:
@@ -154,12 +170,17 @@ class BatchExecutor(Executor):
         items = zip(*iterables, strict=False) if iterables else iter(())
         if buffersize is None:
             known = list(items)
-            size = chunksize or self._chunksize(len(known))
-            source = self._send_all(fn, known, size)
+            if isinstance(fn, Command):
+                source = self._commands().send_all(fn, known, chunksize or 1, resume)
+            else:
+                source = self._send_all(fn, known, chunksize or self._chunksize(len(known)))
             ahead = None
         else:
             size = chunksize or 1
-            source = self._send_by_and_by(fn, items, min(size, buffersize))
+            if isinstance(fn, Command):
+                source = self._commands().send_by_and_by(fn, items, min(size, buffersize))
+            else:
+                source = self._send_by_and_by(fn, items, min(size, buffersize))
             ahead = max(1, buffersize // min(size, buffersize))
         return MapIterator(source, end_time=end_time, return_exceptions=return_exceptions).start(ahead)
 
@@ -200,7 +221,7 @@ class BatchExecutor(Executor):
             where=self.where,
             job_id=session.job_id if session else None,
             pool_id=session.pool_id if session else None,
-            slots=self._slots,
+            slots=self._at_once,
             items=engine.board.items_done if engine else self._items,
             chunks=engine.board.chunks_done if engine else 0,
             requests=session.requests if session else 0,
@@ -249,6 +270,31 @@ class BatchExecutor(Executor):
             return min(self._max_workers or most, most)
         return self._max_workers or os.cpu_count() or 1
 
+    @property
+    def _at_once(self) -> int:
+        """Tasks of this executor that run at the same time: all slots, where each takes one."""
+        if not (self._config.cores or self._config.memory) or self._inline:
+            return self._slots
+        from ._engine import resources
+
+        needs = self._resources()
+        return resources.at_once(self._place(), needs["node"], needs["slots"])
+
+    def _place(self) -> Place:
+        from ._engine import pool
+        from ._engine.resources import Place
+
+        if self.where == "local":
+            return Place("local", self._slots, 1)
+        return Place("azure", self._slots, pool.nodes_for(self._config, self._max_workers))
+
+    def _resources(self, cores: int | None = None, memory: float | None = None) -> dict[str, Any]:
+        """What each task takes of its node, as fields of Needs; default: what the configuration says. Raises
+        ConfigError for more than a node has."""
+        from ._engine.resources import needs_of
+
+        return needs_of(self._config, self._place(), cores=cores, memory=memory)
+
     def _ready(self, items: int, chunks: int = 1) -> tuple[int, int]:
         """Numbers for the next chunk and item, with the engine there to take them."""
         if os.getpid() != self._pid:  # before the lock, which another thread may have held at the fork
@@ -281,17 +327,15 @@ class BatchExecutor(Executor):
             local.start()  # before the imports below, so that it starts while they go on
         from ._engine import pool
         from ._engine.engine import Engine
-        from ._engine.session import Place
 
         config = self._config
         echo = self.where == "local" if config.echo is None else config.echo
         progress = Progress(show=config.progress, echo=echo, remote=self.where == "azure")
+        place = self._place()
         if self.where == "local":
-            place = Place("local", self._slots, 1)
             reason = " (no Azure account is configured)" if config.where == "auto" else ""
-            told = f"on this machine, {place.slots} processes at once{reason}"
+            told = f"on this machine, {self._at_once} processes at once{reason}"
         else:
-            place = Place("azure", self._slots, pool.nodes_for(config, self._max_workers))
             told = (
                 f"Azure Batch account {config.batch_account}, pool {pool.pool_id(config)}, up to {place.nodes} "
                 f"{config.vm_size} nodes of {config.slots_per_node} slots, released after {config.idle_minutes} idle "
@@ -308,11 +352,30 @@ class BatchExecutor(Executor):
         from ._engine.needs import Needs
         from ._engine.work import Call, Part
 
+        name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        needs = Needs(
+            **self._resources(),
+            files=self._own_files(),
+            outputs=self._config.outputs,
+            output_dir=self._config.output_dir,
+        )
+        return Call(name, Part(fn, f"the callable {name}"), self._initializing(), self._config.seed, needs)
+
+    def _initializing(self) -> Part | None:
+        """The initializer, pickled once. Raises PayloadError."""
+        from ._engine.work import Part
+
         if self._initializer is not None and self._init_part is None:
             self._init_part = Part((self._initializer, self._initargs), "the initializer")
-        name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-        needs = Needs(timeout=self._config.timeout)
-        return Call(name, Part(fn, f"the callable {name}"), self._init_part, self._config.seed, needs)
+        return self._init_part
+
+    def _own_files(self) -> FileSet | None:
+        """The configuration's `files`, looked at once. Raises FilesError."""
+        from ._engine.needs import files_of
+
+        if self._config.files and self._files is None:
+            self._files = files_of(self._config.files)
+        return self._files
 
     def _chunk(
         self,
@@ -323,9 +386,12 @@ class BatchExecutor(Executor):
         first: int,
         offset: int = 0,
         is_map: bool = False,
+        filesets: tuple[FileSet, ...] = (),
     ) -> Chunk:
         from ._engine.work import Chunk, ItemsPart
 
+        if self.where == "azure" and not call.warned:
+            self._warn_of_paths(call, items)
         return Chunk(
             number=number,
             call=call,
@@ -337,13 +403,23 @@ class BatchExecutor(Executor):
             is_map=is_map,
         )
 
+    def _warn_of_paths(self, call: Call, items: list[Item]) -> None:
+        """Once for a call: paths of this machine mean nothing to nodes."""
+        from ._engine.hints import local_path
+
+        text = local_path(items)
+        if text is not None:
+            assert self._engine is not None
+            self._engine.board.progress.warn(f"{call.name}: {text}")
+            call.warned = True
+
     def _send(self, chunks: list[Chunk]) -> None:
         assert self._engine is not None
         self._engine.board.progress.items_added(sum(chunk.size for chunk in chunks))
         self._engine.submit(chunks)
 
     def _chunksize(self, items: int) -> int:
-        return max(1, math.ceil(items / (self._slots * _CHUNKS_PER_SLOT)))
+        return max(1, math.ceil(items / (self._at_once * _CHUNKS_PER_SLOT)))
 
     def _send_all(
         self, fn: Callable[..., Any], known: list[tuple[Any, ...]], size: int
@@ -369,6 +445,26 @@ class BatchExecutor(Executor):
         self._send(chunks)
         return iter(futures)
 
+    def _send_groups(
+        self, call: Call, groups: list[list[Item]], offset: int
+    ) -> list[ChunkFuture[list[Outcome]]]:
+        """Send each group of items as one chunk; `offset` is the number of the first in its call."""
+        number, first = self._ready(sum(map(len, groups)), len(groups))
+        futures = [ChunkFuture[list[Outcome]](len(items)) for items in groups]
+        chunks = []
+        for index, (items, future) in enumerate(zip(groups, futures, strict=True)):
+            chunks.append(self._chunk(call, future, items, number + index, first, offset=offset, is_map=True))
+            first, offset = first + len(items), offset + len(items)
+        self._send(chunks)
+        return futures
+
+    def _cancel_chunks(self, futures: set[ChunkFuture[list[Outcome]]]) -> None:
+        """Nobody waits for these: cancel them, and end the tasks of those that run."""
+        if self._engine is not None and futures:
+            for chunk in self._engine.board.unsettled():
+                if chunk.future in futures and not chunk.future.cancel():
+                    self._engine.board.cancel(chunk)
+
     def _send_by_and_by(
         self, fn: Callable[..., Any], items: Iterator[tuple[Any, ...]], size: int
     ) -> Iterator[ChunkFuture[list[Outcome]]]:
@@ -390,6 +486,22 @@ class BatchExecutor(Executor):
             self._send([self._chunk(call, future, batch, number, first, offset=offset, is_map=True)])
             offset += len(known)
             yield future
+
+    def _commands(self) -> CommandSender:
+        from ._command.sending import CommandSender
+
+        return CommandSender(
+            config=self._config,
+            on_azure=self.where == "azure",
+            inline=self._inline,
+            ready=self._ready,
+            files=self._own_files,
+            resources=self._resources,
+            initializing=self._initializing,
+            chunk=self._chunk,
+            send=self._send,
+            tables=self._tables,
+        )
 
     def _interrupted(self) -> None:
         """Ctrl-C: end the job; results that are there stay."""

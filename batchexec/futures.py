@@ -21,6 +21,23 @@ class Outcome(NamedTuple):
     error: BaseException | None
 
 
+class Finished(NamedTuple):
+    """An item that came back, before its future has it."""
+
+    item: int
+    """Its number in the executor."""
+    index: int
+    """Its number in its call."""
+    value: Any
+    error: BaseException | None
+    outputs: list[Any]
+    """The files that it left: a Path each, or a BlobPath where they stay in storage."""
+    node_id: str
+    seconds: float
+    """Its own run time."""
+    task_id: str
+
+
 @dataclass(frozen=True)
 class Timing:
     """Where a chunk's time went, in seconds. `run` is the user's function alone, all items together."""
@@ -43,6 +60,10 @@ class Delivery(NamedTuple):
     node_id: str
     marks: tuple[list[int], ...]
     """Where each item's output begins in the two streams, and where the last one's ends."""
+    seconds: tuple[float, ...] = ()
+    """Each item's own run time."""
+    outputs: tuple[list[Any], ...] = ()
+    """The files of each item, where they are now; nothing for a chunk whose items leave none."""
 
 
 class ChunkFuture(Future[T]):
@@ -127,6 +148,7 @@ class BatchFuture(ChunkFuture[T]):
         self._task_id: str | None = None
         self._streams = (b"", b"")
         self._timing: Timing | None = None
+        self._outputs: list[Any] = []
 
     @property
     def task_id(self) -> str | None:
@@ -137,6 +159,12 @@ class BatchFuture(ChunkFuture[T]):
     def timing(self) -> Timing | None:
         """Where the time went, None until the result is there."""
         return self._timing
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The files that the call left and `outputs=` names: a Path each, or a BlobPath where they stay in storage.
+        Empty until the result is there."""
+        return list(self._outputs)
 
     def stdout(self) -> str:
         """The last 64 kB of what the worker process printed; empty until the result is there."""
@@ -162,6 +190,8 @@ class BatchFuture(ChunkFuture[T]):
         self._timing = delivery.timing
         self._streams = delivery.streams
         self._task_id = delivery.task_id
+        if delivery.outputs:
+            self._outputs = delivery.outputs[0]
         value, error = delivery.outcomes.pop()
         if error is not None:
             self._finish(lambda: self.set_exception(error))

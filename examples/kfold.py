@@ -1,30 +1,30 @@
-"""K-fold cross-validation: the loop as it was, then the same loop with BatchExecutor."""
+"""K-fold cross-validation: 20 splits of 10,000 rows x 20 columns, which every fit reads and which travel once."""
 
-from sklearn.datasets import load_breast_cancer
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedKFold
+# %% Model: data, splits, and one turn of the loop
+from sklearn.datasets import make_classification
+from sklearn.model_selection import KFold
+from sklearn.tree import DecisionTreeClassifier
 
-from batchexec import BatchExecutor
-
-X, y = load_breast_cancer(return_X_y=True)
-folds = list(StratifiedKFold(n_splits=8, shuffle=True, random_state=0).split(X, y))
+X, y = make_classification(n_samples=10_000, n_features=20, random_state=0)
+splits = list(KFold(n_splits=20, shuffle=True, random_state=0).split(X))
 
 
-def fit(fold):
-    train, test = fold
-    model = RandomForestClassifier(n_estimators=50, random_state=0).fit(X[train], y[train])
+def fit(data, split):
+    (X, y), (train, test) = data, split
+    model = DecisionTreeClassifier(max_depth=4, random_state=0).fit(X[train], y[train])
     return model.score(X[test], y[test])
 
 
-# Before: one fold after the other.
-before = []
-for fold in folds:
-    before.append(fit(fold))
+# %% With BatchExecutor: on this machine's cores; with an account configured, on Azure Batch
+from itertools import repeat
 
-# After: on this machine's cores; with an account configured, on Azure Batch.
+from batchexec import BatchExecutor
+
 with BatchExecutor() as ex:
-    after = list(ex.map(fit, folds))
+    data = ex.share((X, y))
+    scores = list(ex.map(fit, repeat(data), splits))
+print(f"accuracy over {len(scores)} folds: {sum(scores) / len(scores):.4f}")
 
-for number, score in enumerate(after, 1):
-    print(f"fold {number}: {score:.4f}")
-print("same scores as the plain loop:", after == before)
+# %% Serial twin: one split after the other
+before = [fit((X, y), split) for split in splits]
+print("same as the serial loop:", scores == before)

@@ -14,24 +14,25 @@ import pytest
 from helpers_service import processes_of, until
 
 IMAGE = "localhost/batchexec-base:3.11"
-PYTHON = (3, 11)  # of the image
+WORKER_IMAGE = "localhost/batchexec-worker:3.11"  # what Dockerfile makes of it
+PYTHON = (3, 11)  # of the images
 MARKER = "/etc/batchexec-image"  # a file that only the image has
 COMMAND = "podman --runtime runc"  # wherever another is podman's default
 OPTIONS = ("--containers", "podman", "--container-command", COMMAND)
 
 
-def missing() -> str:
+def missing(image: str = IMAGE) -> str:
     """Why there are no real containers here; empty where there are."""
     if shutil.which("podman") is None:
         return "there is no podman: tests/containers/install.sh installs it"
-    if subprocess.run(["podman", "image", "exists", IMAGE]).returncode:
-        return f"there is no image {IMAGE}: tests/containers/install.sh makes it"
+    if subprocess.run(["podman", "image", "exists", image]).returncode:
+        return f"there is no image {image}: tests/containers/install.sh makes it"
     return ""
 
 
-def need_containers() -> None:
+def need_containers(image: str = IMAGE) -> None:
     """Skip the test where there are no containers; where all checks must run, none is skipped unseen."""
-    if why := missing():
+    if why := missing(image):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
 
 

@@ -23,21 +23,28 @@ COMMON = {"config", "errors"}
 # Room (a module or folder of the package): the rooms it may import, and the packages from elsewhere. Imports for
 # type checkers only are not in the way of anything and not looked at.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "__init__": ({"config", "errors", "executor", "futures"}, set()),
+    "__init__": ({"command", "config", "errors", "executor", "futures"}, set()),
     "_version": (set(), set()),
     "errors": (set(), set()),
     "config": ({"errors", "_settings"}, set()),
-    "_settings": ({"errors"}, {"tomli"}),
+    "_settings": ({"errors"}, {"packaging", "tomli"}),
     "futures": (COMMON, set()),
-    "executor": ({*COMMON, "futures", "_exits", "_inline", "_engine", "_report", "_wire"}, set()),
+    "executor": (
+        {*COMMON, "command", "futures", "_command", "_exits", "_inline", "_engine", "_report", "_wire"},
+        set(),
+    ),
+    "command": ({"errors", "_command"}, set()),
+    # `_worker`, as a command can be run on this machine too.
+    "_command": ({*COMMON, "command", "futures", "_engine", "_inline", "_source", "_wire", "_worker"}, set()),
     "_exits": ({"_engine"}, set()),
     "_inline": ({*COMMON, "futures", "_engine", "_wire"}, set()),
     "_engine": ({*COMMON, "futures", "_azure", "_wire", "_source", "_report"}, {"cloudpickle"}),
     "_azure": ({*COMMON, "_wire"}, {"aiohttp", "azure", "tenacity", "yarl"}),
-    "_source": ({"errors"}, {"cloudpickle"}),
+    "_source": ({"errors"}, {"cloudpickle", "packaging", "tomli"}),
     "_report": (set(), set()),
     "_wire": (set(), {"cloudpickle", "numpy"}),
-    "_worker": ({"_wire"}, {"cloudpickle"}),
+    "joblib": ({"executor", "_engine", "_worker"}, {"joblib"}),
+    "_worker": ({"_wire"}, {"cloudpickle", "joblib"}),  # joblib: where the user's own code brought it
     "_cli": ({*COMMON, "executor", "_engine"}, {"cloudpickle", "numpy", "sklearn"}),
     # For other projects' tests: of the emulator, not of the client.
     "testing": ({"emulator"}, {"azure", "pytest"}),
@@ -234,7 +241,7 @@ def test_client_rooms_import_without_what_only_posix_has() -> None:
     # What they build on is loaded first: how the Azure SDKs find their platform is not at stake.
     code = (
         "import aiohttp, asyncio, azure.batch, azure.batch.aio, azure.identity.aio, azure.storage.blob, "
-        f"cloudpickle, tenacity\n{HIDE_POSIX}\nimport importlib\n"
+        f"cloudpickle, joblib, tenacity\n{HIDE_POSIX}\nimport importlib\n"
         f"for name in {names!r}: importlib.import_module(name)\nprint('ok')"
     )
     assert run(code) == "ok\n"

@@ -20,8 +20,10 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("demo", "a real loop, serial and then with BatchExecutor: see that it works, and what it gains"),
+    "doctor": Command("doctor", "what would go wrong on nodes, found here: packages installed and imported"),
     "fetch": Command("fetch", "the results of a job whose client was interrupted or lost"),
     "clean": Command("clean", "delete a job and everything of it in storage"),
+    "image": Command("image", "build the generic worker image by docker, podman or buildah"),
     "emulator": Command("emulator", "Azure Batch and Blob storage on this machine, for any client"),
 }
 

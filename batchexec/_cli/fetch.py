@@ -19,13 +19,25 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("job", help="the job's id")
     parser.add_argument("--to", metavar="FILE", help="default: JOB.pickle in the current directory")
+    parser.add_argument(
+        "--outputs", metavar="DIR", help="also bring the files that items left, each item's to DIR/NUMBER"
+    )
     options = parser.parse_args(argv)
     from batchexec._engine import jobs
 
-    items = jobs.fetch(BatchConfig.load(), options.job)
+    items = jobs.fetch(BatchConfig.load(), options.job, options.outputs)
     path = options.to or f"{options.job}.pickle"
     with open(path, "wb") as file:
-        cloudpickle.dump([tuple(item) for item in items], file)
+        cloudpickle.dump([(item.call, item.number, item.value, item.error) for item in items], file)
     failed = sum(item.error is not None for item in items)
     print(f"{len(items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
+    left = sum(item.files for item in items)
+    if options.outputs:
+        brought = sum(len(item.outputs) for item in items)
+        print(f"{brought} files written to {options.outputs}", file=sys.stderr)
+        if brought < left:
+            print(f"{left - brought} files could not be written: see the exceptions of their items", file=sys.stderr)
+            return 1
+    elif left:
+        print(f"{left} files of these items were left in storage: --outputs DIR brings them", file=sys.stderr)
     return 0

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from batchexec._report.progress import Progress
 from batchexec._wire import names
-from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError
-from batchexec.futures import Delivery
+from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, RequirementsError
+from batchexec.futures import Delivery, Finished, Outcome
 
 from . import outcomes
 from .resolver import Resolver
@@ -40,12 +40,15 @@ class Board:
         self.inbox: deque[list[Chunk]] = deque()
         self.cancelled: deque[Chunk] = deque()  # whose tasks are of no use any more
         self.failed_logs: list[str] = []
+        self.kept_results: list[str] = []  # with files that could not be brought here
         self.chunks_done = 0
         self.items_done = 0
         self.mail = asyncio.Event()  # the inbox has something
         self.doom = asyncio.Event()  # `cancelled` has something
         self.busy = asyncio.Event()  # something is pending: no request is made otherwise
         self.changed = asyncio.Event()  # it may be time to end
+        self.base = _working_directory()
+        self._unmet: dict[str, RequirementsError] = {}  # why environments cannot be made, by their hash
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,6 +157,11 @@ class Board:
         self._tasks.add(task)
         task.add_done_callback(self._spawned_ended)
 
+    def raise_if_unmet(self, chunk: Chunk) -> None:
+        """Packages that were not found, or did not build, are not tried again. Raises RequirementsError."""
+        if chunk.environment is not None and chunk.environment.digest in self._unmet:
+            raise self._unmet[chunk.environment.digest]
+
     async def tend(self) -> None:
         """While something is pending, see to the resolver's threads and the progress line."""
         while True:
@@ -200,6 +208,8 @@ class Board:
             self._fail(chunk, broken)
             return
         self.progress.echo(chunk, delivery)
+        if chunk.call.finish is not None:
+            delivery = delivery._replace(outcomes=_finished(chunk, chunk.call.finish, delivery))
         chunk.future.deliver(delivery)
 
     def _fail(self, chunk: Chunk, error: BatchExecError) -> None:
@@ -208,9 +218,25 @@ class Board:
             _log.critical("Exception in initializer:", exc_info=error.__cause__ or error)
         if isinstance(error, BrokenBatchExecutor):
             self.break_off(error)
+        if isinstance(error, RequirementsError) and chunk.environment is not None:
+            error = chunk.environment.explained(error)
+            self._call_soon(lambda: self._fail_kin(chunk, error))
         self.progress.echo_failure(chunk, error)
         self.failed_logs.append(names.log_blob(chunk.number, chunk.generation))
         chunk.future.fail(error)
+
+    def _fail_kin(self, chunk: Chunk, error: RequirementsError) -> None:
+        """On the loop: what waits for the same packages would wait for the same failure, once per task."""
+        assert chunk.environment is not None
+        if error.kind in ("resolution", "build"):  # any other may be over at the next call
+            self._unmet[chunk.environment.digest] = error
+        for other in list(self.pending.values()):
+            unpacked = other.call is chunk.call and other.items is not None
+            if (other.environment is chunk.environment or unpacked) and self._settle(other):
+                other.doomed = True
+                self.cancelled.append(other)
+                self._resolver.put(lambda other=other: other.future.fail(error))  # type: ignore[misc]
+        self.doom.set()
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -225,9 +251,42 @@ class Board:
             for event in events:
                 event.set()
 
+        self._call_soon(wake)
+
+    def _call_soon(self, call: Callable[[], None]) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop closed this very moment: nothing is left to do
-                self._loop.call_soon_threadsafe(wake)
+                self._loop.call_soon_threadsafe(call)
+
+
+def _working_directory() -> str:
+    """Where the user is when the first work is submitted: files that come back go there, wherever they are then."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return ""
+
+
+def _finished(chunk: Chunk, finish: Callable[[Finished], Outcome], delivery: Delivery) -> list[Outcome]:
+    """What the call makes of its items' outcomes."""
+    made = []
+    seconds = iter(delivery.seconds)
+    for index, outcome in enumerate(delivery.outcomes):
+        finished = Finished(
+            item=chunk.first_item + index,
+            index=chunk.offset + index,
+            value=outcome.value,
+            error=outcome.error,
+            outputs=delivery.outputs[index] if delivery.outputs else [],
+            node_id=delivery.node_id,
+            seconds=0.0 if index in chunk.failed else next(seconds),
+            task_id=delivery.task_id,
+        )
+        try:
+            made.append(finish(finished))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong there, the future must not hang
+            made.append(Outcome(None, error))
+    return made
 
 
 def typed(error: BaseException) -> BatchExecError:

@@ -24,13 +24,20 @@ def worker_command(python: str, worker_sha256: str) -> str:
     return shlex.join([python, "-I", "-c", _BOOT, worker_sha256])
 
 
-def container_command(python: str, image: str, worker_sha256: str) -> dict[str, Any]:
+# The service starts containers on GPU nodes with NVIDIA's runtime, which gives the GPUs to those that ask by these
+# variables, as CUDA's own images do; it refuses a --gpus in the run options (epi2me-labs/wf-basecalling#6).
+GPU_SETTINGS = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+
+
+def container_command(
+    python: str, image: str, worker_sha256: str, registry: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """`commandLine` and `containerSettings` of a task in a container: whatever the image's entry point, the
-    interpreter is run."""
-    return {
-        "commandLine": shlex.join(["-I", "-c", _BOOT, worker_sha256]),
-        "containerSettings": {"imageName": image, "containerRunOptions": f"--entrypoint {python}"},
-    }
+    interpreter is run. `registry`: how the node logs in to where the image is."""
+    settings: dict[str, Any] = {"imageName": image, "containerRunOptions": f"--entrypoint {python}"}
+    if registry:
+        settings["registry"] = registry
+    return {"commandLine": shlex.join(["-I", "-c", _BOOT, worker_sha256]), "containerSettings": settings}
 
 
 def fork_server_setting(worker_sha256: str) -> str:

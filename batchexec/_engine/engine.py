@@ -17,8 +17,10 @@ from .account import azure_account, local_account
 from .board import Board, Ending, typed
 from .canceller import Canceller
 from .health import Health
+from .packages import packages_for
 from .packer import Packer
-from .session import Place, Session, connected
+from .resources import Place
+from .session import Session, connected
 from .submitter import Submitter
 from .watcher import Watcher
 from .work import Chunk
@@ -44,6 +46,7 @@ class Engine:
         self._started = False
         self._left = False  # by a second Ctrl-C: nobody waits any more
         self._service = local.start() if place.where == "local" else None
+        self._packages = packages_for(config, place.where, progress.warn)
 
     # for any thread
 
@@ -101,7 +104,7 @@ class Engine:
         try:
             account = self._account()
             async with connected(account, self._config.connect_timeout) as http:
-                session = self.session = Session(self._config, account, self.place, http)
+                session = self.session = Session(self._config, account, self.place, http, self._packages)
                 try:
                     await self._open(session)
                     if session.opened:
@@ -132,7 +135,10 @@ class Engine:
     async def _serve(self, session: Session) -> None:
         """Run chunks until the end is asked for and nothing is pending."""
         board = self.board
-        submitter = Submitter(board, session, Packer(session.job_id, session.key, self._config.source_limit_mb))
+        packer = Packer(
+            session.job_id, session.key, session.store, self._config.source_limit_mb, self._packages
+        )
+        submitter = Submitter(board, session, packer)
         watcher = Watcher(board, session)
         loops: list[Coroutine[Any, Any, None]] = [
             submitter.run(),
@@ -163,6 +169,8 @@ class Engine:
             async with _limit(_CLOSE_SECONDS):
                 if self.board.ending == "abandon" and self.board.broken is None:
                     await session.abandon("the client was interrupted")
+                elif self.board.kept_results:  # `fetch` needs the job too: it holds the key
+                    await session.abandon("files of its results could not be written at the client")
                 else:
                     await session.close(keep=tuple(self.board.failed_logs) if self.place.where == "azure" else ())
         except (ServiceError, asyncio.TimeoutError) as error:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchexec._engine import outcomes
 from batchexec._engine.account import azure_account
+from batchexec._engine.collector import Brought, Collector, read
+from batchexec._engine.destinations import template
 from batchexec._engine.session import connected
 from batchexec._wire import envelope, names
 from batchexec.config import BatchConfig
@@ -19,6 +24,7 @@ from batchexec.futures import Outcome
 
 T = TypeVar("T")
 
+_READS = 16
 _INDEX_BYTES = 1024 * 1024  # of a pack: more than the index of 100 chunks takes
 
 
@@ -29,6 +35,10 @@ class Item(NamedTuple):
     number: int
     value: Any
     error: BaseException | None
+    files: int = 0
+    """How many files it left."""
+    outputs: tuple[Path, ...] = ()
+    """Where they are, if they were brought."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +60,21 @@ class Record:
         return names.task_id(self.number, self.generation)
 
 
-def fetch(config: BatchConfig, job_id: str) -> list[Item]:
+def fetch(config: BatchConfig, job_id: str, outputs: str | None = None) -> list[Item]:
     """The items of the job that have an outcome, in the order of their submission.
 
+    outputs: a directory to bring their files to, each item's into one with its number.
     Runs user code (unpickling), in this thread. Raises ServiceError, and ConfigError where no such job is.
     """
-    key, blobs = _in_job(config, job_id, _read_results)
+    results = _in_job(config, job_id, lambda job: _read_results(job, outputs))
     found: list[Item] = []
-    for record, data in sorted(blobs, key=lambda pair: pair[0].first_item):
-        try:
-            results = outcomes.decode(data, key, job_id, record).outcomes
-        except outcomes.Failure as failure:
-            results = [Outcome(None, failure.error)] * record.size
-        found += [Item(record.call, record.first_item + i, *outcome) for i, outcome in enumerate(results)]
+    for result in sorted(results, key=lambda result: result.record.first_item):
+        record = result.record
+        left = Counter(entry[0] for entry in result.header.get("attachments", ()))
+        paths: dict[int, list[Path]] = result.brought.paths if result.brought else {}
+        for index, outcome in enumerate(_outcomes(result, job_id)):
+            number = record.first_item + index
+            found.append(Item(record.call, number, *outcome, left[number], tuple(paths.get(number, ()))))
     return found
 
 
@@ -120,15 +132,55 @@ async def _delete(job: _Job) -> None:
     await job.store.drop(whole_container=job.own_container)
 
 
-async def _read_results(job: _Job) -> tuple[bytes, list[tuple[Record, bytes]]]:
-    """The job's key, and each record with a result. Which chunks there are is in the signed indexes of the packs."""
+class _Result(NamedTuple):
+    """A chunk's result, opened, or why it cannot be."""
+
+    record: Record
+    header: dict[str, Any]
+    frames: list[memoryview]
+    failure: outcomes.Failure | None
+    brought: Brought | None
+
+
+def _outcomes(result: _Result, job_id: str) -> list[Outcome]:
+    try:
+        if result.failure is not None:
+            raise result.failure
+        return outcomes.delivery(result.header, result.frames, job_id, result.record, result.brought).outcomes
+    except outcomes.Failure as failure:
+        return [Outcome(None, failure.error)] * result.record.size
+
+
+async def _read_results(job: _Job, outputs: str | None) -> list[_Result]:
+    """The results that are there. Which chunks there are is in the signed indexes of the packs."""
     there = set(await job.store.names("out/"))
     records: list[Record] = []
     for pack in await job.store.names("in/"):
         records += await _index(job, pack)
     wanted = [record for record in records if names.result_blob(record.number, record.generation) in there]
-    blobs = await asyncio.gather(*(job.store.get(names.result_blob(r.number, r.generation)) for r in wanted))
-    return job.key, [(record, data) for record, data in zip(wanted, blobs, strict=True) if data is not None]
+    collector = Collector(job.store.get)
+    places = asyncio.Semaphore(_READS)
+
+    async def read_one(record: Record) -> _Result | None:
+        blob = names.result_blob(record.number, record.generation)
+        async with places:
+            result = await read(job.store.get, blob)
+            if result is None:
+                return None
+            try:
+                header, frames = outcomes.opened(result.envelope, job.key, job.job_id, record)
+            except outcomes.Failure as failure:
+                return _Result(record, {}, [], failure, None)
+            brought = None
+            if outputs and header.get("attachments"):
+                directory = template("{item}", os.path.abspath(outputs))
+                offset = record.first_item - record.offset
+                where = {"job_id": job.job_id, "task_id": record.task_id}
+                brought = await collector.bring(blob, result, header, directory, False, offset, where)
+            return _Result(record, header, frames, None, brought)
+
+    results = await asyncio.gather(*map(read_one, wanted))
+    return [result for result in results if result is not None]
 
 
 async def _index(job: _Job, pack: str) -> list[Record]:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from batchexec._wire import envelope, payload
 from batchexec.errors import (
     BatchExecError,
+    FilesError,
     InitializerError,
     MissingModuleError,
+    OutputError,
     PayloadError,
     PythonMismatchError,
     RemoteError,
     RemoteExit,
     RemoteTraceback,
+    RequirementsError,
     ResultPicklingError,
     ResultStoreError,
     TamperedError,
     TaskError,
 )
 from batchexec.futures import Delivery, Outcome, Timing
+
+if TYPE_CHECKING:
+    from .collector import Brought
 
 
 class Identity(Protocol):
@@ -34,6 +40,8 @@ class Identity(Protocol):
     def task_id(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def first_item(self) -> int: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -55,36 +63,56 @@ class Failure(Exception):
 
 def decode(data: bytes, key: bytes, job: str, chunk: Identity) -> Delivery:
     """The chunk's delivery. Runs user code (unpickling). Raises Failure."""
-    where: dict[str, Any] = {"job_id": job, "task_id": chunk.task_id}
+    return delivery(*opened(data, key, job, chunk), job, chunk)
+
+
+def opened(data: bytes, key: bytes, job: str, chunk: Identity) -> tuple[dict[str, Any], list[memoryview]]:
+    """Header and frames of a result's envelope. Raises Failure where no worker of the job signed it."""
     about = envelope.context("result", job, chunk.number, chunk.generation)
     try:
-        header, frames = envelope.unseal(key, about, data)
+        return envelope.unseal(key, about, data)
     except envelope.BadEnvelope as error:
         raise Failure(
             TamperedError(
                 f"the result of task {chunk.task_id} is not what a worker of this job signed ({error}): it was not "
                 "used. Someone else may write to the storage account.",
-                **where,
+                job_id=job,
+                task_id=chunk.task_id,
             )
         ) from error
+
+
+def delivery(
+    header: dict[str, Any], frames: list[memoryview], job: str, chunk: Identity, brought: Brought | None = None
+) -> Delivery:
+    """What an opened result means, with the files that were `brought`. Runs user code (unpickling). Raises Failure."""
+    where: dict[str, Any] = {"job_id": job, "task_id": chunk.task_id, "node_id": header.get("node") or None}
     tails = [bytes(frame) for frame in frames[-2:]]
     frames = frames[:-2]
-    where["node_id"] = header.get("node") or None
     if "failure" in header:
         texts = [tail.decode("utf-8", "replace") for tail in tails]
         raise Failure(chunk_failure(header["failure"], frames, {**where, "stdout": texts[0], "stderr": texts[1]}))
+    outputs: list[list[Any]] = []
     outcomes: list[Outcome] = []
     start = 0
     arrived = iter(header["outcomes"])
     for index in range(chunk.size):
         if index in chunk.failed:
             outcomes.append(Outcome(None, chunk.failed[index]))
+            if brought is not None:
+                outputs.append([])
             continue
         fields = next(arrived)
         own = frames[start : start + fields["n"]]
         start += fields["n"]
         number = chunk.offset + index if chunk.is_map else None
-        outcomes.append(_outcome(fields, own, number, header.get("node", "")))
+        outcome = _outcome(fields, own, number, header.get("node", ""))
+        if "refused" in fields:
+            outcome = _spoilt(outcome, _refused(chunk.first_item + index, fields["refused"], where))
+        if brought is not None:
+            outputs.append(brought.paths.get(chunk.first_item + index, []))
+            outcome = _spoilt(outcome, brought.errors.get(chunk.first_item + index))
+        outcomes.append(outcome)
     timing = Timing(
         queued=max(0.0, header["began"] - chunk.sent_at),
         load=header["load_seconds"],
@@ -93,7 +121,16 @@ def decode(data: bytes, key: bytes, job: str, chunk: Identity) -> Delivery:
         peak_memory=header["peak_rss"],
     )
     streams = (tails[0], tails[1])
-    return Delivery(outcomes, timing, streams, chunk.task_id, header["node"], tuple(header["marks"]))
+    return Delivery(
+        outcomes,
+        timing,
+        streams,
+        chunk.task_id,
+        header["node"],
+        tuple(header["marks"]),
+        tuple(header["seconds"]),
+        tuple(outputs),
+    )
 
 
 def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict[str, Any]) -> BatchExecError:
@@ -111,9 +148,14 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
         )
     elif code == "missing_module":
         name = failure["module"]
+        from . import hints
+
+        advice = hints.missing_module(name) or (
+            "Name the package that has it (requirements=), use an image that has it (image=), or, if it is your own, "
+            "import it from a file here so that it can be shipped."
+        )
         error = MissingModuleError(
-            f"the worker has no module {name!r}, which {failure['what']} needs. Install it on the nodes (image=), "
-            "or, if it is your own, import it from a file here so that it can be shipped.",
+            f"the worker has no module {name!r}, which {failure['what']} needs. {advice}",
             module=name,
             **where,
         )
@@ -122,14 +164,44 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
             error, original = original, RemoteTraceback(failure["traceback"])
         else:
             error = PayloadError(f"the worker could not load {failure['what']}: {failure['type']}: {text}")
+    elif code == "requirements":
+        error = RequirementsError(_unmet(failure.get("kind", ""), text, where["node_id"]), kind=failure.get("kind", ""))
     elif code == "tampered":
         error = TamperedError(f"the worker refused to run it: {text} (it was changed in storage)", **where)
+    elif code == "files":
+        error = FilesError(f"node {where['node_id']}: {text}")
     elif code == "too_large":
         error = ResultStoreError(f"{text}, more than the 5,000 MiB that one result may take: return less", **where)
+    elif code == "outputs_too_large":
+        error = OutputError(
+            f"{text}. One result may take 5,000 MiB, with all files of its items: leave less, or have fewer items in a "
+            "chunk (chunksize=)",
+            **where,
+        )
+    elif code == "output_changed":
+        error = OutputError(f"{text} was changed after its item had ended: something still writes to it", **where)
     else:
         error = TaskError(f"the worker could not run the chunk: {code}: {text}", **where)
     error.__cause__ = original
     return error
+
+
+_ADVICE = {
+    "resolution": "Correct requirements=, or name an index that has them (pip_options=).",
+    "network": "Nodes reach indexes as pip_options=, proxy= and ca_bundle= tell them; a pool in a closed network needs "
+    "one of these, or an image that has the packages (requirements=None).",
+    "disk": "Use a larger disk or VM size, or an image that has the packages (requirements=None).",
+    "build": "A package without a wheel for Linux needs a compiler: choose a version that has a wheel, or use an image "
+    "that has a compiler, or the package.",
+    "timeout": "A task's timeout= counts the installation, too: give it more, or use an image that has the packages.",
+}
+
+
+def _unmet(kind: str, text: str, node: str | None) -> str:
+    """What is said of packages that could not be installed."""
+    place = f" on node {node}" if node else ""
+    advice = f"\n{_ADVICE[kind]}" if kind in _ADVICE else ""
+    return f"the packages could not be installed{place}, so nothing was run:\n{text}{advice}"
 
 
 def _cause(failure: dict[str, Any], frames: list[memoryview]) -> BaseException | None:
@@ -151,6 +223,21 @@ def _load(frames: list[memoryview]) -> tuple[Any, Exception | None]:
         return payload.load(frames), None
     except Exception as error:  # noqa: BLE001 - unpickling runs user code; the caller reports it
         return None, error
+
+
+def _refused(item: int, texts: list[str], where: dict[str, Any]) -> OutputError:
+    return OutputError(f"files of item {item} were not taken: {'; '.join(texts)}", **where)
+
+
+def _spoilt(outcome: Outcome, error: BaseException | None) -> Outcome:
+    """An item whose files did not all come has that error; one that raised keeps its own, with a note."""
+    if error is None:
+        return outcome
+    if outcome.error is None:
+        return Outcome(None, error)
+    if sys.version_info >= (3, 11):
+        outcome.error.add_note(str(error))
+    return outcome
 
 
 def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | None, node: str) -> Outcome:
@@ -178,7 +265,18 @@ def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | Non
     else:
         reason = f"it cannot be unpickled here: {broken}" if broken else "it cannot be pickled by the worker"
         error = RemoteError(fields["type"], fields["text"], fields["traceback"], reason)
-    error.__cause__ = RemoteTraceback(text)
+    hint = None
+    if isinstance(error, FileNotFoundError):
+        from . import hints
+
+        hint = hints.missing_file(error)
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        from . import hints
+
+        hint = hints.missing_module(error.name)
+    error.__cause__ = RemoteTraceback(f"{text}\n{hint}" if hint else text)
     if sys.version_info >= (3, 11):
         error.add_note(f"in {item}")
+        if hint:
+            error.add_note(hint)
     return Outcome(None, error)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchexec._source import Archive, bundle
 from batchexec._wire import envelope, names, payload
 
+from .packages import Packages
 from .work import Chunk, Part
+
+if TYPE_CHECKING:
+    from batchexec._azure.blobs import BlobStore
+
+    from .staging import Staged, Staging, Upload
 
 PACK_BYTES = 4 * 1024 * 1024
 
@@ -17,25 +23,44 @@ PACK_BYTES = 4 * 1024 * 1024
 class Packed:
     """A chunk ready to go: its envelope, and the blobs it refers to (name by content hash)."""
 
-    def __init__(self, chunk: Chunk, data: bytes, blobs: dict[str, str]) -> None:
+    def __init__(self, chunk: Chunk, data: bytes, blobs: dict[str, str], files: Staged | None) -> None:
         self.chunk = chunk
         self.data = data
         self.blobs = blobs
+        self.files = files
 
 
 class Packer:
     """Packs the chunks of one job. `new_blobs` collects what has to be uploaded before tasks may refer to it."""
 
-    def __init__(self, job: str, key: bytes, source_limit_mb: float) -> None:
+    def __init__(
+        self, job: str, key: bytes, store: BlobStore, source_limit_mb: float, packages: Packages | None = None
+    ) -> None:
         self._job = job
+        self._store = store
+        self._staging: Staging | None = None
+        self._packages = packages
         self._key = key
         self._source_limit = int(source_limit_mb * 1e6)
         self._known: set[str] = set()  # names of blobs handed out for upload
         self._archives: dict[frozenset[str], Archive | None] = {}
         self.new_blobs: dict[str, bytes | memoryview] = {}
 
+    @property
+    def staging(self) -> Staging:
+        """The job's files; loaded when there are some."""
+        if self._staging is None:
+            from .staging import Staging
+
+            self._staging = Staging(self._store)
+        return self._staging
+
+    def take_uploads(self) -> list[Upload]:
+        """Contents of files that have to be uploaded for the chunks packed since the last time."""
+        return self._staging.take() if self._staging else []
+
     def pack(self, chunk: Chunk) -> Packed:
-        """Raises SourceError when the user's modules cannot be shipped."""
+        """Raises PayloadError when the user's modules cannot be shipped, or the packages cannot be had on nodes."""
         assert chunk.items is not None
         reached = chunk.reached
         blobs: dict[str, str] = {}
@@ -53,6 +78,11 @@ class Packer:
                 self._blob(names.data_blob(digest), digest, frame, blobs)
                 external[str(index)] = digest
                 frames[index] = b""
+        environment = self._packages.environment(reached) if self._packages else None
+        if environment is not None:
+            chunk.environment = environment
+            for digest, data in environment.blobs.items():
+                self._blob(names.data_blob(digest), digest, data, blobs)
         archive = self._archive(reached.local)
         if archive is not None:
             self._blob(names.source_blob(archive.sha256), archive.sha256, archive.data, blobs)
@@ -66,9 +96,22 @@ class Packer:
             "modules": reached.third_party,
             "numbers": [chunk.first_item + i for i in range(chunk.size) if i not in chunk.failed],
             "seed": chunk.call.seed,
+            "environment": environment.digest if environment else None,
         }
+        files = None
+        if chunk.call.needs.files or chunk.filesets:
+            files = self.staging.stage(chunk.call.needs.files, chunk.filesets)
+            header["files"] = files.header
+            for digest, data in files.listings.items():
+                self._blob(names.listing_blob(digest), digest, data, blobs)
+        if chunk.call.attaches:
+            header["outputs"] = chunk.call.needs.outputs
         about = envelope.context("chunk", self._job, chunk.number, chunk.generation)
-        return Packed(chunk, envelope.seal(self._key, about, header, frames), blobs)
+        return Packed(chunk, envelope.seal(self._key, about, header, frames), blobs, files)
+
+    def must_look_up(self, chunk: Chunk) -> bool:
+        """Whether packing it begins with finding out which packages it needs: that may take seconds."""
+        return self._packages is not None and self._packages.pending(chunk.reached)
 
     def index(self, pack: int, chunks: Iterable[Packed]) -> bytes:
         """A pack's first envelope: what it holds, so that a job can be read again from its storage alone."""

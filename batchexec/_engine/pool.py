@@ -11,20 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchexec.config import BatchConfig
-from batchexec.errors import PoolMismatchError
+from batchexec.errors import ConfigError, PoolMismatchError
+
+from . import resources
+from .images import container_registries, image_of
+from .startup import start_command, start_task
 
 Json = dict[str, Any]
 
 
-def default_image() -> str:
-    return f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"
-
-
 def pool_id(config: BatchConfig) -> str:
-    """The pool's id: the one given, else `batchexec-<user>-<hash of image, size, slots, OS>`."""
+    """The pool's id: the one given, else `batchexec-<user>-<hash of image, size, slots, OS>`, and of what its nodes
+    run at their start and log in with."""
     if config.pool_id:
         return config.pool_id
-    kind = [config.image or default_image(), config.vm_size, config.slots_per_node, config.os_image, config.spot]
+    kind = [image_of(config), config.vm_size, config.slots_per_node, config.os_image, config.spot]
+    kind += [value for value in (config.registry_user, config.registry_identity, config.start_command) if value]
     digest = hashlib.sha256("|".join(map(str, kind)).encode()).hexdigest()[:10]
     return f"batchexec-{_user()}-{digest}"
 
@@ -60,9 +62,11 @@ def autoscale(config: BatchConfig, nodes: int) -> Json:
 
 
 def azure_pool(config: BatchConfig, nodes: int) -> Json:
-    """The body of the pool's creation on Azure."""
+    """The body of the pool's creation on Azure. Raises ConfigError where the registry's password cannot be read."""
     publisher, offer, sku, version = config.os_image.split(":")
-    image = config.image or default_image()
+    containers: Json = {"type": "dockerCompatible", "containerImageNames": [image_of(config)]}
+    if registries := container_registries(config):
+        containers["containerRegistries"] = registries
     body: Json = {
         "id": pool_id(config),
         "vmSize": config.vm_size,
@@ -73,10 +77,12 @@ def azure_pool(config: BatchConfig, nodes: int) -> Json:
         "virtualMachineConfiguration": {
             "imageReference": {"publisher": publisher, "offer": offer, "sku": sku, "version": version},
             "nodeAgentSKUId": config.node_agent_sku,
-            "containerConfiguration": {"type": "dockerCompatible", "containerImageNames": [image]},
+            "containerConfiguration": containers,
         },
         "metadata": [{"name": "batchexec_python", "value": f"{sys.version_info[0]}.{sys.version_info[1]}"}],
     }
+    if config.start_command:
+        body["startTask"] = start_task(config.start_command)
     network: Json = {}
     if config.subnet_id:
         network["subnetId"] = config.subnet_id
@@ -87,10 +93,10 @@ def azure_pool(config: BatchConfig, nodes: int) -> Json:
     return merged(body, config.pool_options)
 
 
-def local_pool(name: str, slots: int) -> Json:
+def local_pool(config: BatchConfig, name: str, slots: int) -> Json:
     """One node of this machine, for one executor."""
     cores = next(size for size in (4, 8, 16, 32, 64) if 4 * size >= slots or size == 64)
-    return {
+    body: Json = {
         "id": name,
         "vmSize": f"Standard_D{cores}s_v5",
         "taskSlotsPerNode": slots,
@@ -105,6 +111,9 @@ def local_pool(name: str, slots: int) -> Json:
             "nodeAgentSKUId": "batch.node.ubuntu 24.04",
         },
     }
+    if config.start_command:
+        body["startTask"] = start_task(config.start_command)
+    return body
 
 
 def merged(body: Json, options: Mapping[str, Any]) -> Json:
@@ -130,7 +139,9 @@ def differences(pool: Json, config: BatchConfig) -> list[str]:
     if str(pool.get("state")).lower() == "deleting":
         raise PoolMismatchError(f"pool {name!r} is being deleted: wait until it is gone, or use another pool_id")
     if "windows" in agent.lower():
-        raise PoolMismatchError(f"pool {name!r} runs Windows, the worker needs Linux. {remedy}")
+        raise PoolMismatchError(
+            f"pool {name!r} runs Windows: neither functions nor Commands run there, the worker needs Linux. {remedy}"
+        )
     if config.image and not has_containers(pool):
         raise PoolMismatchError(
             f"image={config.image!r} is set, but pool {name!r} was made without container support. {remedy}"
@@ -141,6 +152,10 @@ def differences(pool: Json, config: BatchConfig) -> list[str]:
             + remedy
         )
     _check_python(pool, remedy)
+    try:
+        resources.share(resources.node_of_pool(pool), config.cores, config.memory)
+    except ConfigError as error:
+        raise PoolMismatchError(f"pool {name!r} is too small: {error}. {remedy}") from error
     found = []
     if pool.get("vmSize", "").lower() != config.vm_size.lower():
         found.append(
@@ -149,6 +164,8 @@ def differences(pool: Json, config: BatchConfig) -> list[str]:
     slots = pool.get("taskSlotsPerNode", 1)
     if slots != config.slots_per_node:
         found.append(f"pool {name!r} has {slots} task slots a node, not {config.slots_per_node}: its own are used")
+    if config.start_command and start_command(pool) != config.start_command:
+        found.append(f"pool {name!r} was made without this start_command: its nodes do not run it. {remedy}")
     if not pool.get("enableAutoScale"):
         found.append(f"pool {name!r} has a fixed size of {_target_nodes(pool)} nodes, billed until it is resized")
     return found

@@ -11,16 +11,18 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchexec import _version
 from batchexec._wire import names
 from batchexec.config import BatchConfig
-from batchexec.errors import PoolError, ServiceError
+from batchexec.errors import ConfigError, PoolError, ServiceError
 
-from . import command, pool, workerzip
+from . import command, images, pool, resources, workerzip
 from .needs import Needs
+from .packages import Packages
+from .resources import Place
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,28 +36,30 @@ Json = dict[str, Any]
 _log = logging.getLogger("batchexec")
 
 _AUTOSCALE_PAUSE = 31.0  # the service refuses enableautoscale within 30 s of the last
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an executor's work runs and how much of it at once."""
-
-    where: str  # "local" or "azure"
-    slots: int  # task slots on all nodes together
-    nodes: int
+_RETENTION = "PT1H"  # of a completed task's directory on its node; the service's own 7 days would fill disks
+_USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 
 
 class Session:
     """An open job. Everything of it in storage lies below one prefix, everything in Batch below one job id."""
 
-    def __init__(self, config: BatchConfig, account: Account, place: Place, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        config: BatchConfig,
+        account: Account,
+        place: Place,
+        http: aiohttp.ClientSession,
+        packages: Packages | None = None,
+    ) -> None:
         from batchexec._azure.batch import BatchService
         from batchexec._azure.blobs import BlobStore
 
         self._config = config
         self._place = place
+        self._packages = packages
         self.is_local = place.where == "local"
         self.slots = place.slots
+        self._threads = 0  # of libraries in a task, where its call says nothing else
         self.job_id = f"{config.job_prefix}-{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         self.key = secrets.token_bytes(32)
         patience = config.connect_timeout
@@ -67,6 +71,7 @@ class Session:
         self.pool_id = self.job_id if self.is_local else pool.pool_id(config)
         self.worker_sha256, self._worker = workerzip.build()
         self._own_container = config.container is None
+        self._node = resources.node_of(config, place)
         self._own_pool = False  # made for this job alone, and goes with it
         self._in_containers = False
         self._scaled_at = -_AUTOSCALE_PAUSE
@@ -91,23 +96,45 @@ class Session:
     def task(self, task_id: str, spec: str, needs: Needs) -> Json:
         """The body of one task; `spec` is what the worker needs to know (packer.task_spec)."""
         config = self._config
+        if needs.node is not None and needs.node != self._node:
+            needs = self._on_these_nodes(needs)
+        settings = {
+            names.ENV_CHUNK: spec,
+            names.ENV_FORK_SERVER: command.fork_server_setting(self.worker_sha256),
+            **self._own_settings(needs),
+        }
         body: Json = {
             "id": task_id,
-            "environmentSettings": [
-                {"name": names.ENV_CHUNK, "value": spec},
-                {"name": names.ENV_FORK_SERVER, "value": command.fork_server_setting(self.worker_sha256)},
-            ],
-            "constraints": {"maxTaskRetryCount": config.retries},
-            "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
+            "environmentSettings": [{"name": name, "value": value} for name, value in settings.items()],
+            "constraints": {"maxTaskRetryCount": config.retries, "retentionTime": _RETENTION},
+            "userIdentity": _USER,
         }
+        if needs.slots > 1:
+            body["requiredSlots"] = needs.slots
         if needs.timeout:
             body["constraints"]["maxWallClockTime"] = f"PT{needs.timeout:.3f}S"
         if self._in_containers:
-            image = config.image or pool.default_image()
-            body.update(command.container_command(self._python, image, self.worker_sha256))
+            image, login = images.image_of(config), images.task_registry(config)
+            body.update(command.container_command(self._python, image, self.worker_sha256, login))
         else:
             body["commandLine"] = command.worker_command(self._python, self.worker_sha256)
         return body
+
+    def _own_settings(self, needs: Needs) -> dict[str, str]:
+        """Environment settings of a task that differ from its job's, or are for it alone."""
+        own: dict[str, str] = {}
+        if needs.threads != self._threads:
+            own = resources.thread_settings(needs.threads, self._config.env)
+        if self._node.gpus:
+            own[names.ENV_GPUS] = f"{self._node.gpus}:{self._node.slots}:{needs.slots}"
+        return own
+
+    def _on_these_nodes(self, needs: Needs) -> Needs:
+        """The pool was there already, with other nodes than the configuration has: as many of their slots."""
+        try:
+            return replace(needs, **resources.share(self._node, needs.cores, needs.memory))
+        except ConfigError:  # the pool was taken for what the executor asks; one call asks for more than there is
+            return replace(needs, slots=self._node.slots)
 
     async def nudge_pool(self) -> None:
         """Have an autoscaled pool evaluate its formula now rather than in up to five minutes."""
@@ -154,7 +181,7 @@ class Session:
     async def _open_pool(self) -> None:
         config, place = self._config, self._place
         if place.where == "local":
-            self._own_pool = await self.batch.create_pool(pool.local_pool(self.pool_id, place.slots))
+            self._own_pool = await self.batch.create_pool(pool.local_pool(config, self.pool_id, place.slots))
             return
         try:
             found = await self.batch.get_pool(self.pool_id)
@@ -178,6 +205,7 @@ class Session:
         for difference in pool.differences(found, config):
             _log.warning(difference)
         self._in_containers = pool.has_containers(found)
+        self._node = resources.node_of_pool(found)
 
     async def _open_store(self) -> None:
         await self.store.open(create=self._own_container)
@@ -192,12 +220,17 @@ class Session:
         self._created_at = time.monotonic()
         config = self._config
         worker = names.worker_blob(self.worker_sha256)
+        usual = resources.share(self._node, config.cores, config.memory)
+        self._threads = usual["threads"]
         settings = {
+            **resources.thread_settings(self._threads, config.env),
+            **(command.GPU_SETTINGS if self._node.gpus else {}),
             **config.env,
             names.ENV_JOB: self.job_id,
             names.ENV_KEY: base64.b64encode(self.key).decode(),
             names.ENV_STORE: self.store.base_url,
             names.ENV_PYTHON: names.running_python(),
+            **(self._packages.settings if self._packages else {}),
         }
         body: Json = {
             "id": self.job_id,
@@ -215,7 +248,7 @@ class Session:
                     }
                 ],
                 "constraints": {"maxTaskRetryCount": 3},
-                "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
+                "userIdentity": _USER,
                 "waitForSuccess": True,
             },
             "metadata": [
@@ -225,7 +258,7 @@ class Session:
             ],
         }
         if self._place.where == "azure":
-            body["maxParallelTasks"] = self._place.slots
+            body["maxParallelTasks"] = max(1, self._place.slots // usual["slots"])
         return body
 
     async def _undo(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections import deque
@@ -10,7 +11,14 @@ from typing import Any
 
 from batchexec._azure.batch import BYTES_PER_REQUEST, TASKS_PER_REQUEST
 from batchexec._wire import names
-from batchexec.errors import BatchExecError, BrokenBatchExecutor, ServiceError, SourceError
+from batchexec.errors import (
+    BatchExecError,
+    BrokenBatchExecutor,
+    FilesError,
+    RequirementsError,
+    ServiceError,
+    SourceError,
+)
 
 from .board import Board
 from .packer import PACK_BYTES, Packed, Packer, task_spec
@@ -71,6 +79,8 @@ class Submitter:
             if chunks[0].is_map:
                 self._calls += 1
                 await self._manifest(chunks)
+            if chunks[0].call.needs.files or any(chunk.filesets for chunk in chunks):
+                chunks = await self._with_files(chunks)
             self._waiting.extend(chunks)
         while self._waiting:
             if self._may_be_slow():
@@ -85,12 +95,28 @@ class Submitter:
                 self._packs += 1
                 self._under_way += 1
                 new, self._packer.new_blobs = self._packer.new_blobs, {}
+                if uploads := self._packer.take_uploads():
+                    self._packer.staging.start(uploads, self._board.spawn)
                 self._board.spawn(self._send(batch.packed, self._packs, new, previous, self._last_add))
 
+    async def _with_files(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Those whose files can be had, as far as that has to be asked in storage."""
+        good = []
+        for chunk in chunks:
+            place = chunk.call.needs.files
+            try:
+                await self._packer.staging.look_up((*((place,) if place else ()), *chunk.filesets))
+                good.append(chunk)
+            except FilesError as error:
+                self._board.fail(chunk, error)
+        return good
+
     def _may_be_slow(self) -> bool:
-        """Whether packing should leave the loop free: archives to build, or much data to sign."""
+        """Whether packing should leave the loop free: archives to build, packages to find, or much data to sign."""
         head = self._waiting[0]
-        return bool(head.reached.local) or (
+        if any(map(self._packer.must_look_up, itertools.islice(self._waiting, TASKS_PER_REQUEST))):
+            return True
+        return bool(head.reached.local or head.filesets or head.call.needs.files) or (
             head.items is not None and sum(len(frame) for frame in head.items.frames) > 1_000_000
         )
 
@@ -107,7 +133,8 @@ class Submitter:
                 continue
             try:
                 packed = self._packer.pack(chunk)
-            except SourceError as error:
+                self._board.raise_if_unmet(chunk)
+            except (SourceError, RequirementsError) as error:
                 batch.failed.append((chunk, error))
                 continue
             chunk.items = None
@@ -140,17 +167,22 @@ class Submitter:
             start = len(index)
             for one in packed:
                 chunk = one.chunk
+                lost = await one.files.sent() if one.files else None
+                if lost is not None:
+                    self._board.fail(chunk, lost)
+                    start += len(one.data)
+                    continue
                 name = names.task_id(chunk.number, chunk.generation)
                 tasks[name] = self._session.task(name, task_spec(one, pack, start, store.sas), chunk.call.needs)
                 chunks[name] = chunk
                 start += len(one.data)
             if previous is not None:
                 await previous
-            for group in _groups(tasks):
+            for group in _groups(tasks) if tasks else ():
                 await self._add(group, chunks)
             self._board.progress.sent()
             for chunk in chunks.values():
-                if chunk.future.cancelled():  # while it was on its way
+                if chunk.future.cancelled() or chunk.doomed:  # while it was on its way
                     self._board.cancelled.append(chunk)
                     self._board.doom.set()
             await self._session.nudge_pool()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Any, NamedTuple
 
 from batchexec._wire import envelope, names
 from batchexec.errors import ResultStoreError, TamperedError, TaskError, TaskTerminatedError, WorkerCrashedError
 
+from .needs import Needs
 from .work import Chunk
 
 LOG_HEAD_BYTES = 8 + 4 * names.TAIL_BYTES  # of a log blob: enough for its signed head with both tails
@@ -80,13 +82,33 @@ def verdict(task: dict[str, Any] | None, log: CrashLog | None, job: str, chunk: 
     if exit_code is not None and (exit_code != 0 or log is not None):
         status = log.status if log and log.status is not None else exit_code
         tries = f" (tried {info['retryCount'] + 1} times)" if info.get("retryCount") else ""
-        return WorkerCrashedError(f"{what}: its process {_death(status, log)}{tries}.{_tail(log)}", **where)
+        death, room = _death(status, log), ""
+        if "out of memory" in death:
+            room = more_memory(chunk.call.needs)
+        return WorkerCrashedError(f"{what}: its process {death}{tries}.{room}{_tail(log)}", **where)
     if failure:
         text = failure.get("message") or ""
         details = "; ".join(f"{d.get('name')}: {d.get('value')}" for d in failure.get("details") or ())
         words = f"{code}: {text}" + (f" ({details})" if details else "")
         return TaskError(f"{what} could not be run by the service: {words}", **where)
     return ResultStoreError(f"{what} completed, but its result is not in storage: was it deleted?", **where)
+
+
+def more_memory(needs: Needs) -> str:
+    """What to set so that a task has more memory, as a sentence behind others; nothing where nobody knows."""
+    node = needs.node
+    if node is None:
+        return ""
+    has = f" of {node.memory:.1f} GiB" if node.memory else ""
+    if needs.slots >= node.slots:
+        return f" The task had {node.what}{has} to itself" + ("." if node.is_local else ": use a larger vm_size.")
+    name, now = ("max_workers", f"now {node.slots}") if node.is_local else ("slots", f"now {node.slots} per node")
+    fewer = max(1, node.slots // (2 * needs.slots))
+    twice = min(1.0, 2 * needs.slots / node.slots)
+    ways = [f"memory={math.floor(twice * node.memory)} (GiB a task)"] if node.memory else []
+    ways += [f"cores={max(1, math.floor(twice * node.cores))}"] if node.cores else []
+    had = f"{needs.slots} of the {node.slots} slots of {node.what}{has}"
+    return f" A task had {had}: set {', '.join([*ways, f'or {name}={fewer}'])} ({now})."
 
 
 def _death(status: int, log: CrashLog | None) -> str:

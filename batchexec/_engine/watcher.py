@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchexec._wire import names
 from batchexec.errors import AuthenticationError, ServiceError
@@ -17,6 +17,9 @@ from . import outcomes, verdicts
 from .board import Board
 from .session import Session
 from .work import Chunk
+
+if TYPE_CHECKING:
+    from .gatherer import Gatherer
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class Watcher:
         self._reading: set[int] = set()  # numbers of chunks whose blobs are being read
         self._since = "2000-01-01T00:00:00Z"
         self._turn = 0
+        self._gatherer: Gatherer | None = None  # of results with files behind them
         # Work is done in order, so results appear on the first shelves that still have work: as many as hold what all
         # slots are at, and one more that they are about to begin.
         self._shelves_at_work = 1 + math.ceil(session.slots / names.SHELF_CHUNKS)
@@ -134,15 +138,23 @@ class Watcher:
 
     async def _read(self, chunk: Chunk) -> None:
         async with self._reads:
-            blob = names.result_blob(chunk.number, chunk.generation)
-            data = await self._ask(functools.partial(self._session.store.get, blob))
+            await self._fetch(chunk)
         self._reading.discard(chunk.number)
-        if data is not None:
-            self._deliver(chunk, data)
 
-    def _deliver(self, chunk: Chunk, data: bytes) -> None:
+    async def _fetch(self, chunk: Chunk) -> bool:
+        """Read the chunk's result and hand it on; False when there is none."""
         key, job = self._session.key, self._session.job_id
-        self._board.deliver(chunk, lambda: outcomes.decode(data, key, job, chunk))
+        blob = names.result_blob(chunk.number, chunk.generation)
+        if chunk.call.attaches:
+            if self._gatherer is None:
+                from .gatherer import Gatherer
+
+                self._gatherer = Gatherer(self._board, self._session, self._ask)
+            return await self._gatherer.fetch(chunk, blob)
+        data = await self._ask(functools.partial(self._session.store.get, blob))
+        if data is not None:
+            self._board.deliver(chunk, lambda: outcomes.decode(data, key, job, chunk))
+        return data is not None
 
     def _apply(self, changed: list[dict[str, Any]], sent: dict[str, Chunk]) -> None:
         for task in changed:
@@ -160,11 +172,9 @@ class Watcher:
         """A task is over: its result, asked for by name, or the reason why there is none."""
         store, session = self._session.store, self._session
         async with self._reads:
-            result, log_name = (blob(chunk.number, chunk.generation) for blob in (names.result_blob, names.log_blob))
-            data = await self._ask(functools.partial(store.get, result))
-            if data is not None:
-                self._deliver(chunk, data)
+            if await self._fetch(chunk):
                 return
+            log_name = names.log_blob(chunk.number, chunk.generation)
             head = await self._ask(functools.partial(store.get, log_name, (0, verdicts.LOG_HEAD_BYTES)))
         log = verdicts.read_log(head, session.key, session.job_id, chunk)
         said = await self._said(chunk) if verdicts.said_elsewhere(task, log) else ""

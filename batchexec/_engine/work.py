@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,13 @@ from batchexec._wire import envelope, payload
 from batchexec.errors import PayloadError, PicklingError, SourceError
 
 from .needs import Needs
+from .packages import Environment
 
 if TYPE_CHECKING:
-    from batchexec.futures import ChunkFuture
+    from pathlib import Path
+
+    from batchexec._source.files import FileSet
+    from batchexec.futures import ChunkFuture, Finished, Outcome
 
 _INLINE_BYTES = 4096  # a callable up to this size is repeated in each chunk, which saves its reading
 
@@ -78,6 +82,14 @@ class Call:
     init: Part | None
     seed: int | None
     needs: Needs
+    destination: Callable[[int, int], Path] | None = None  # of an item's files, by its number in executor and in call
+    warned: bool = False  # of paths among its arguments
+    finish: Callable[[Finished], Outcome] | None = None  # makes of what came of an item what its future gets
+
+    @property
+    def attaches(self) -> bool:
+        """Whether files may follow the results of its chunks."""
+        return bool(self.needs.outputs) or self.finish is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -92,12 +104,15 @@ class Chunk:
     future: ChunkFuture[Any]
     offset: int = 0  # of its first item in its call, for messages
     is_map: bool = False
+    filesets: tuple[FileSet, ...] = ()  # that its items may ask for by id, beside those of its call's needs
     generation: int = 0
     task_id: str = ""
     sent_at: float = 0.0
     asked_at: float = 0.0
     running: bool = False
     failed: dict[int, PayloadError] = field(default_factory=dict)
+    environment: Environment | None = None  # of packages, which its task is run in
+    doomed: bool = False  # failed with others of its environment, while its task may be on its way
 
     @property
     def parts(self) -> list[Part | ItemsPart]:

@@ -15,8 +15,8 @@ import cloudpickle
 
 from batchexec._wire import envelope
 
-# The worker, and the face with the rooms that it imports: user modules import batchexec on a node too.
-_ROOMS = ("_report", "_settings", "_wire", "_worker")
+# The worker, and the face with the rooms that it imports: user modules import batchexec on a node too, and make commands.
+_ROOMS = ("_command", "_report", "_settings", "_wire", "_worker")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is
 

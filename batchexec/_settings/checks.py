@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from .wording import quoted
+
 
 def like(pattern: str, expected: str) -> Callable[[str], str]:
     def check(value: str) -> str:
@@ -89,8 +91,8 @@ def variables(value: Mapping[str, str | None]) -> Mapping[str, str]:
 
 def files(value: tuple[Any, ...]) -> tuple[Any, ...]:
     for one in value:
-        if isinstance(one, tuple) and not (len(one) == 2 and all(isinstance(part, str) and part for part in one)):
-            raise ValueError("paths, or a mapping of paths there to paths here")
+        if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[0], str) and all(one)):
+            raise ValueError("paths or BlobPaths, or a mapping of paths there to these")
     return value
 
 
@@ -113,6 +115,58 @@ def output_dir(value: Any) -> Any:
         if not text.strip():
             raise ValueError("a directory")
     return text
+
+
+def requirements(value: tuple[str, ...]) -> tuple[str, ...]:
+    """`auto`, `none`, or what packages are to be had; paths become absolute, as the user may go elsewhere."""
+    found = tuple(_requirement(one.strip()) for one in value)
+    if "none" in found and len(found) > 1:
+        raise ValueError("'none' alone, or packages")
+    return found
+
+
+def _requirement(text: str) -> str:
+    if text.lower() in ("auto", "none"):
+        return text.lower()
+    file = re.fullmatch(r"(.*(?:\.txt|pyproject\.toml))(\[[^\]]*\])?", text)
+    if file and not os.path.isfile(file[1]):
+        raise ValueError(f"a file that is there ({quoted(file[1])} is not)")
+    if file:
+        return os.path.abspath(file[1]) + (file[2] or "")
+    if text.startswith("-"):
+        if not re.match(r"(-r|-c|-e|--requirement|--constraint|--editable)\b", text):
+            raise ValueError("packages (options of the installer, such as indexes, are pip_options)")
+        return text
+    bare = re.sub(r"\[[^\]]*\]$", "", text)
+    is_path = "://" not in text and (bare in (".", "..") or "/" in bare or os.sep in bare or bare.endswith(".whl"))
+    if is_path and not os.path.exists(os.path.expanduser(bare)):
+        raise ValueError(f"a project or a wheel that is there ({quoted(bare)} is not)")
+    if is_path:
+        return os.path.abspath(os.path.expanduser(bare)) + text[len(bare) :]
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        Requirement(text.partition(" --hash")[0])
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            "'auto', 'none', a requirements.txt, a pyproject.toml, or requirements such as 'numpy>=2' "
+            f"({quoted(text)} is none: {reason})"
+        ) from None
+    return text
+
+
+def certificates(value: str) -> str:
+    """The path of a PEM file, absolute."""
+    path = os.path.abspath(os.path.expanduser(value))
+    try:
+        with open(path, "rb") as file:
+            found = b"-----BEGIN CERTIFICATE-----" in file.read()
+    except OSError:
+        found = False
+    if not found:
+        raise ValueError("a file of certificates (PEM)")
+    return path
 
 
 account_name = like("[a-z0-9]{3,24}", "an account name: 3 to 24 lower case letters and digits")

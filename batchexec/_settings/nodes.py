@@ -1,17 +1,20 @@
-"""The nodes: vCPUs of a VM size, and what the settings of nodes imply of each other."""
+"""The nodes: what their settings imply of each other."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from batchexec.errors import ConfigError
 
+from . import sizes
 from .given import UNSET, Given, derived
 from .wording import quoted
 
 
-def derive(given: dict[str, Given], default_size: str) -> list[str]:
-    """Fill in what other settings imply: the node agent of an OS image. Return what does not go together."""
+def derive(given: dict[str, Given], default_size: str, here: bool) -> list[str]:
+    """Fill in what other settings imply: the node agent of an OS image. Return what does not go together. `here`: the
+    work runs on this machine, where no registry is logged in to."""
     problems = []
     image, agent = given.get("os_image"), given.get("node_agent_sku")
     if image and agent is None:
@@ -26,10 +29,13 @@ def derive(given: dict[str, Given], default_size: str) -> list[str]:
             )
     if "prefix" in given and given["prefix"].value and "container" not in given:
         problems.append(f"prefix: needs container, an existing container ({given['prefix'].origin.source})")
+    problems += _registry(given, here)
     size = given.get("vm_size") or Given(default_size, UNSET)
     slots = given.get("slots")
     try:
-        most = 4 * vcpus(size.value)
+        most = 4 * sizes.vcpus(size.value)
+        if slots is None:
+            sizes.slots(size.value)
         if slots and slots.value > most:
             got = f"got {slots.value} ({slots.origin.source})"
             problems.append(f"slots: expected at most {most} on {size.value} (4 per vCPU), {got}")
@@ -39,32 +45,42 @@ def derive(given: dict[str, Given], default_size: str) -> list[str]:
     return problems
 
 
-_NUMBERED = {
-    "a": {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 8: 8, 9: 16, 10: 8, 11: 16},
-    "d": {1: 1, 2: 2, 3: 4, 4: 8, 5: 16, 11: 2, 12: 4, 13: 8, 14: 16, 15: 20},
-    "g": {1: 2, 2: 4, 3: 8, 4: 16, 5: 32},
-}
+def host_of(image: str) -> str:
+    """The server that an image's name begins with; empty where it begins with none, as Docker reads names."""
+    first, slash, _ = image.partition("/")
+    return first if slash and (re.search(r"[.:]", first) or first == "localhost") else ""
 
 
-def vcpus(vm_size: str) -> int:
-    """vCPUs of an Azure VM size, read from its name; ConfigError for a name that does not tell.
+def _registry(given: dict[str, Given], here: bool) -> list[str]:
+    """What is wrong with the registry's settings."""
+    problems = []
+    user, file, identity = (given.get(f"registry_{name}") for name in ("user", "password_file", "identity"))
+    if user and identity:
+        problems.append(f"registry_identity: nodes log in by identity or by registry_user, not both ({_of(identity)})")
+    elif user and not file:
+        problems.append(f"registry_user: needs registry_password_file, a file with the password ({_of(user)})")
+    elif file and not user:
+        problems.append(f"registry_password_file: needs registry_user ({_of(file)})")
+    elif file and not here:
+        problems += _unreadable(file)
+    image, registry = given.get("image"), given.get("registry")
+    host = host_of(image.value) if image else ""
+    if image and registry and host and host != registry.value:
+        problems.append(
+            f"registry: image {quoted(image.value)} comes from {host}, got {quoted(registry.value)} ({_of(registry)})"
+        )
+    return problems
 
-    A constrained size counts what it has left: Standard_E64-16s_v5 has 16. The form of the names:
-    https://learn.microsoft.com/azure/virtual-machines/vm-naming-conventions
-    """
-    match = re.fullmatch(r"(?:standard|basic)_([a-z]+)(\d+)(?:-(\d+))?[a-z]*((?:_\w+)*)", vm_size.lower())
-    count: int | None = None
-    if match:
-        family, number, constrained, rest = match.groups()
-        version = re.search(r"_v(\d+)", rest)
-        generation = int(version[1]) if version else 1
-        last_numbered = {"a": 1, "d": 2, "ds": 2, "g": 1, "gs": 1}.get(family, 0)
-        if constrained:
-            count = int(constrained)
-        elif generation <= last_numbered:
-            count = _NUMBERED[family[0]].get(int(number))
-        else:
-            count = int(number)
-    if not count:
-        raise ConfigError(f"vm_size: cannot read the vCPUs from {quoted(vm_size)}: set slots (tasks a node)")
-    return count
+
+def _unreadable(file: Given) -> list[str]:
+    """Looked at only: it is read when a pool is made."""
+    path = Path(file.value).expanduser()
+    if not path.is_file():
+        return [f"registry_password_file: there is no file {path} ({_of(file)})"]
+    if not path.stat().st_size:
+        return [f"registry_password_file: {path} is empty ({_of(file)})"]
+    return []
+
+
+def _of(one: Given) -> str:
+    return one.origin.source

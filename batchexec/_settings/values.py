@@ -59,15 +59,24 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
 def _several(value: Any, *, nested: bool) -> tuple[Any, ...]:
     """Texts and paths as a tuple of texts; with `nested`, also a mapping, as pairs."""
     if nested and isinstance(value, Mapping):
-        return tuple((str(name), os.fspath(source)) for name, source in value.items())
-    several = [value] if isinstance(value, (str, os.PathLike)) else value
+        return tuple((str(name), source if _is_blob(source) else os.fspath(source)) for name, source in value.items())
+    several = [value] if isinstance(value, (str, os.PathLike)) or (nested and _is_blob(value)) else value
     try:
-        texts = tuple(one if nested and isinstance(one, tuple) else os.fspath(one) for one in several)
+        texts = tuple(one if nested and _is_kept(one) else os.fspath(one) for one in several)
     except TypeError:
         texts = (b"",)
-    if not all(isinstance(text, tuple) or (isinstance(text, str) and text.strip()) for text in texts):
+    if not all((nested and _is_kept(text)) or (isinstance(text, str) and text.strip()) for text in texts):
         raise ValueError("a text, or a list of texts")
     return texts
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, tuple) or _is_blob(value)
+
+
+def _is_blob(value: Any) -> bool:
+    """Whether it is a BlobPath."""
+    return hasattr(value, "container") and hasattr(value, "prefix")
 
 
 def _parsed(wanted: str, text: str) -> Any:

@@ -53,6 +53,23 @@ def place(name: str) -> Place | None:
     return Place(file, found)
 
 
+def locate(name: str) -> str | None:
+    """The file of the module `name`, or of the innermost package above it that has one; it is never imported."""
+    found = None
+    where: Place | None = None
+    for depth, part in enumerate(name.split("."), 1):
+        if depth == 1:
+            where = place(part)
+        elif (loaded := sys.modules.get(".".join(name.split(".")[:depth]))) is not None:
+            where = Place(module_file(loaded), tuple(getattr(loaded, "__path__", ())))
+        else:
+            where = _below(where.directories if where else (), part)
+        if where is None:
+            break
+        found = where.file or found
+    return found
+
+
 def kind(name: str) -> Kind:
     """What `name` (dotted) is. What is loaded under a name wins over what a fresh import would find."""
     top = top_level(name)
@@ -132,6 +149,20 @@ def _standard_roots() -> tuple[str, ...]:
 
 def _within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _below(directories: tuple[str, ...], part: str) -> Place | None:
+    """The module `part` of a package with these directories."""
+    spaces = []
+    for directory in directories:
+        spec = importlib.machinery.PathFinder.find_spec(part, [directory])
+        if spec is None:
+            continue
+        inner = tuple(spec.submodule_search_locations or ())
+        if spec.has_location and spec.origin:
+            return Place(os.path.abspath(spec.origin), inner)
+        spaces += inner
+    return Place(None, tuple(spaces)) if spaces else None
 
 
 def _find(name: str) -> importlib.machinery.ModuleSpec | None:

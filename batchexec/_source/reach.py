@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from batchexec._source.imports import Import
 from batchexec._source.layout import Entry, entries
-from batchexec._source.modules import Kind, kind, top_level
+from batchexec._source.modules import Kind, Place, kind, place, top_level
 from batchexec.errors import SourceError
 
 _FRESH_SECONDS = 1.0
@@ -53,6 +53,42 @@ def local_closure(tops: Iterable[str]) -> dict[str, list[Entry]]:
                 pending |= {top_level(name) for name in imported(entry.imports(), entry.package())}
             pending -= seen
     return found
+
+
+def unloaded_imports(tops: Iterable[str], used: Iterable[str] = ()) -> set[str]:
+    """Third-party modules that the local modules `tops` import when they are used and that are not loaded here yet.
+
+    Of a package's modules those count that are loaded or `used`, and what they import in turn.
+    """
+    used = {inner for name in used for inner in _with_parents(name)}
+    entries_by_name = {e.module(): e for group in local_closure(tops).values() for e in group if e.name.endswith(".py")}
+    pending = [name for name in entries_by_name if name in sys.modules or name in used or "." not in name]
+    seen = set(pending)
+    found: set[str] = set()
+    checked: dict[str, Kind] = {}  # by top-level name
+    while pending:
+        entry = entries_by_name[pending.pop()]
+        for item in entry.imports():
+            base = item.absolute(entry.package())
+            if base is None:
+                continue
+            names = {base, *(f"{base}.{name}" for name in item.names)}
+            local = {inner for name in names for inner in _with_parents(name) if inner in entries_by_name}
+            pending += local - seen
+            seen |= local
+            top = top_level(base)
+            if not local and top not in sys.stdlib_module_names:
+                if top not in checked:
+                    checked[top] = kind(base)
+                if checked[top] is Kind.INSTALLED:  # a namespace's modules may be several distributions'
+                    found |= names if (place(top) or Place(None, ())).file is None else {base}
+    return found
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def imported(imports: Iterable[Import], package: str) -> Iterator[str]:

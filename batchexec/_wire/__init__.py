@@ -9,6 +9,9 @@ Layout of a job in storage, below its container (or the prefix inside a containe
     code/<sha256>            a callable: frames (pickle, out-of-band buffers); every chunk that uses it names the hash
     source/<sha256>.zip      the user's own modules
     data/<sha256>            one large out-of-band buffer
+    files/listing/<sha256>   a set of files: their places, hashes, and which blob has which content (`files`)
+    files/bundle/<number>    contents of small files, one after the other
+    files/content/<sha256>   the content of a larger file
     manifest/<call>          signed: one `map` call: function, item count, chunk bounds
     in/<pack>                signed chunks one after the other; its first envelope is the index of what it holds
     out/<shelf>/<chunk>.<generation>   the signed result of a chunk; written once

@@ -69,6 +69,24 @@ def headed_length(data: bytes | memoryview) -> int:
     return HEAD_BYTES + 4 + int.from_bytes(data[HEAD_BYTES : HEAD_BYTES + 4], "big")
 
 
+def length(data: bytes | memoryview) -> int | None:
+    """The length of the envelope at the beginning of `data`, as it says itself; None where `data` is too short to tell.
+
+    Nothing is believed by that: its signature covers all of that length. Raises BadEnvelope for no envelope at all.
+    """
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise BadEnvelope("not an envelope")
+    start = HEAD_BYTES + 4
+    stop = headed_length(data)
+    if len(data) < max(stop, start):
+        return None
+    try:
+        frames = json.loads(bytes(data[start:stop]))["frames"]
+        return stop + sum(int(frame) for frame in frames)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadEnvelope("not an envelope") from error
+
+
 def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 

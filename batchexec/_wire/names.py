@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import sys
 
-# Environment settings of the job (secret: KEY) and of each task (secret: CHUNK, it carries SAS).
+# Environment settings of the job (secret: KEY, PIP) and of each task (secret: CHUNK, it carries SAS).
 ENV_JOB = "BX_JOB"
 ENV_KEY = "BX_KEY"
 ENV_STORE = "BX_STORE"
 ENV_PYTHON = "BX_PYTHON"
 ENV_CHUNK = "BX_CHUNK"
-ENV_SECRET = (ENV_KEY, ENV_CHUNK)
+ENV_PIP = "BX_PIP"  # how packages are installed: options, proxy (both may hold credentials), hash of the CA bundle
+ENV_SECRET = (ENV_KEY, ENV_CHUNK, ENV_PIP)
+ENV_GPUS = "BX_GPUS"  # of a task on a GPU node: GPUs of the node, its slots, slots of the task, as "2:4:1"
 ENV_FORK_SERVER = "BATCHEXEC_FORK_SERVER"
 ENV_PRELOAD_FD = "BATCHEXEC_FORK_PRELOAD_FD"
 ENV_FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
@@ -45,6 +47,19 @@ def source_blob(sha256: str) -> str:
 
 def data_blob(sha256: str) -> str:
     return f"data/{sha256}"
+
+
+def listing_blob(sha256: str) -> str:
+    return f"files/listing/{sha256}"
+
+
+def bundle_blob(number: str) -> str:
+    """Small files one after the other."""
+    return f"files/bundle/{number}"
+
+
+def file_blob(sha256: str) -> str:
+    return f"files/content/{sha256}"
 
 
 def manifest_blob(call: int) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import mmap
 import os
-import shutil
 import tempfile
 import zipfile
+from typing import BinaryIO, ContextManager
 
 from batchexec._wire import names
 from batchexec._wire.envelope import BadEnvelope, sha256
 
 from .store import Store
+
+_LARGE = 1024 * 1024  # bytes from which on the disk is looked at first
 
 
 class NodeCache:
@@ -19,7 +23,7 @@ class NodeCache:
     hash, checked when it was fetched, and appears whole by a rename."""
 
     def __init__(self, directory: str, store: Store, sas: dict[str, str]) -> None:
-        self._directory = directory
+        self.directory = directory
         self._store = store
         self._sas = sas
 
@@ -32,30 +36,60 @@ class NodeCache:
 
     def source(self, digest: str) -> str:
         """The directory that holds the unpacked archive."""
-        target = os.path.join(self._directory, f"source-{digest}")
+        target = os.path.join(self.directory, f"source-{digest}")
         if not os.path.isdir(target):
-            data = self._fetch(names.source_blob(digest), digest)
-            os.makedirs(self._directory, exist_ok=True)
-            scratch = tempfile.mkdtemp(dir=self._directory)
-            with open(os.path.join(scratch, "archive.zip"), "wb") as file:
-                file.write(data)
-            with zipfile.ZipFile(os.path.join(scratch, "archive.zip")) as archive:
-                archive.extractall(os.path.join(scratch, "tree"))
-            _appear(os.path.join(scratch, "tree"), target)
-            shutil.rmtree(scratch)
+            with self._alone(digest):
+                if not os.path.isdir(target):
+                    self._unpack(self._fetch(names.source_blob(digest), digest), target)
         return target
 
+    def listing(self, digest: str) -> memoryview:
+        return self._mapped(names.listing_blob(digest), digest)
+
     def _mapped(self, name: str, digest: str) -> memoryview:
-        target = os.path.join(self._directory, digest)
-        if not os.path.exists(target):
+        target = os.path.join(self.directory, digest)
+        try:
+            file: BinaryIO = open(target, "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            file = self._fetch_to(target, name, digest)
+        with file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _fetch_to(self, target: str, name: str, digest: str) -> BinaryIO:
+        """The blob as a file, open."""
+        with self._alone(digest):
+            with contextlib.suppress(FileNotFoundError):
+                return open(target, "rb")
             data = self._fetch(name, digest)
-            os.makedirs(self._directory, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(dir=self._directory)
+            if len(data) >= _LARGE:
+                self._make_room(len(data))
+            descriptor, scratch = tempfile.mkstemp(dir=self.directory)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            _appear(scratch, target)
-        with open(target, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            os.rename(scratch, target)
+            return open(target, "rb")
+
+    def _unpack(self, data: bytes, target: str) -> None:
+        scratch = tempfile.mkdtemp(dir=self.directory)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            archive.extractall(os.path.join(scratch, "tree"))
+        os.rename(os.path.join(scratch, "tree"), target)
+        os.rmdir(scratch)
+
+    def _alone(self, digest: str) -> ContextManager[int]:
+        """One task of this node fetches it, and its siblings wait."""
+        from . import locks
+
+        return locks.held(os.path.join(self.directory, "locks", digest))
+
+    def _make_room(self, size: int) -> None:
+        from . import room
+        from .task import Refusal
+
+        try:
+            room.make(self.directory, size)
+        except room.NoRoom as error:
+            raise Refusal("files", f"the node's disk is full: {error}") from error
 
     def _fetch(self, name: str, digest: str) -> bytes:
         data = self._store.get(name, self._sas[digest])
@@ -67,16 +101,3 @@ class NodeCache:
 def is_source(path: str) -> bool:
     """Whether it is a directory as `NodeCache.source` makes them."""
     return os.path.basename(path).startswith("source-")
-
-
-def _appear(scratch: str, target: str) -> None:
-    """Rename into place; a sibling that was faster has put the same content there."""
-    try:
-        os.rename(scratch, target)
-    except OSError:
-        if not os.path.exists(target):
-            raise
-        if os.path.isdir(scratch):
-            shutil.rmtree(scratch)
-        else:
-            os.unlink(scratch)

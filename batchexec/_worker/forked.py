@@ -8,15 +8,35 @@ import http.client  # noqa: F401
 import importlib
 import os
 import sys
+import zipimport
 
 from batchexec._wire import names
 
-from . import crash, items, store, task  # noqa: F401
+from . import crash, items, kept, store, task  # noqa: F401
 
 if os.environ.get("AZ_BATCH_ACCOUNT_URL", "").startswith("https:"):
     store.trusted()  # where the service has TLS, so has storage
 
+kept.keep("batchexec", globals()["__loader__"])  # what only some tasks need is imported there
+
 _attempted: set[str] = set()
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # 1 while modules are preloaded
+
+
+def _hold_archive() -> None:
+    """What only some tasks need is imported by them, when the job that brought the archive may be gone, and its file
+    with it: from now on our packages are found by a descriptor."""
+    archive = str(getattr(__spec__.loader, "archive", ""))
+    held = f"/proc/self/fd/{os.open(archive, os.O_RDONLY)}" if archive else ""
+    if os.path.exists(held):
+        directories = zipimport._zip_directory_cache  # type: ignore[attr-defined]
+        directories[held] = directories[archive]  # else each task would read it anew
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == "batchexec" and hasattr(module, "__path__"):
+                module.__path__ = [path.replace(archive, held, 1) for path in module.__path__]
+
+
+_hold_archive()
 
 
 def preload(modules: list[str]) -> None:
@@ -30,7 +50,28 @@ def preload(modules: list[str]) -> None:
 def run(argv: list[str], env: dict[str, str], cwd: str) -> int | None:
     preloads = task.PreloadRequest(int(env[names.ENV_PRELOAD_FD]), _attempted)
     sys.argv = [""]
-    return task.run(task.Task(env, cwd), preloads, first_run=env.get(names.ENV_FIRST_RUN) == "1")
+    if _attempted and any(env.get(name, "1") != "1" for name in _THREADS):
+        from . import threads
+
+        threads.follow(env)
+    secret = {name: env[name] for name in names.ENV_SECRET if name in env}
+    own = task.Task(env, cwd)
+    own.is_forked = True
+    try:
+        return task.run(own, preloads, first_run=env.get(names.ENV_FIRST_RUN) == "1")
+    except task.StartPlainly:
+        return _run_plainly(argv, {**env, **secret}, cwd)
+
+
+def _run_plainly(argv: list[str], env: dict[str, str], cwd: str) -> int:
+    """Run the task by its command line, and end as it ends."""
+    import signal
+    import subprocess
+
+    code = subprocess.call(argv, env=env, cwd=cwd)
+    if code > 128 and code - 128 in set(signal.Signals):  # of the process that ran it: its crash is reported again
+        os.kill(os.getpid(), code - 128)
+    return code
 
 
 def postmortem(argv: list[str], env: dict[str, str], cwd: str, status: int) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import reprlib
 import time
 import traceback
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import cloudpickle
 
 from batchexec._wire import payload, seeds
+
+from .store import StoreError
+from .task import Refusal
+
+if TYPE_CHECKING:
+    from .outputs import Attachments
 
 
 class Ran:
@@ -28,16 +34,26 @@ def run_items(
     numbers: list[int],
     seed: int | None,
     log_sizes: Callable[[], list[int]],
+    attachments: Attachments | None = None,
 ) -> Ran:
-    """Call `function` on each item. `numbers` are the items' numbers in their executor, which name their seeds."""
+    """Call `function` on each item. `numbers` are the items' numbers in their executor, which name their seeds.
+
+    `attachments` takes the files that each item leaves.
+    """
     ran = Ran()
+    if attachments is not None:
+        attachments.begin()
     for (args, kwargs), number in zip(items, numbers):
         ran.marks.append(log_sizes())
         if seed is not None:
             seeds.for_item(seed, number)
+        if attachments is not None:
+            attachments.number = number
         start = time.perf_counter()
         try:
             value = function(*args, **kwargs)
+        except (Refusal, StoreError):
+            raise  # ours: by a function of the worker that runs in the place of the user's
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
             outcome, frames = _failure(error), pickled_error(error)
             outcome["call"] = describe_call(function, args, kwargs)
@@ -45,6 +61,10 @@ def run_items(
             outcome, frames = _success(value)
             del value
         ran.seconds.append(round(time.perf_counter() - start, 6))
+        if attachments is not None:
+            refused = attachments.collect()
+            if refused:
+                outcome["refused"] = refused
         outcome["n"] = len(frames)
         ran.outcomes.append(outcome)
         ran.frames += frames

@@ -11,11 +11,13 @@ import socket
 import ssl
 import time
 import urllib.parse
-from typing import Any
+from typing import Any, Iterator
 
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _TRIES = 10
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 90.0
+_PIECE = 256 * 1024
+_VERSION = "2021-12-02"
 _TIMEOUT = 60.0  # seconds without a byte; a body as a whole may take longer
 
 
@@ -77,15 +79,63 @@ class Store:
             raise StoreError("GET", name, status, _code(body))
         return body
 
+    def pieces(self, name: str, sas: str, start: int, stop: int, etag: str | None = None) -> Iterator[bytes]:
+        """The bytes [start, stop) of the blob, by pieces. Where the connection breaks it goes on from there.
+
+        With `etag` only of the blob that has it (412 else). Nothing else may be asked until all have been taken, or the
+        iterator was closed.
+        """
+        at, left, delay = start, _TRIES, _FIRST_DELAY
+        whole = False
+        try:
+            while at < stop:
+                wait = delay
+                try:
+                    response = self._ask_for(name, sas, at, stop, etag)
+                    if response.status in _RETRIED:
+                        failed = StoreError("GET", name, response.status, _code(response.read()))
+                        wait = _retry_after(response, delay)
+                    else:
+                        while at < stop:
+                            piece = response.read(min(_PIECE, stop - at))
+                            if not piece:
+                                raise http.client.IncompleteRead(b"", stop - at)
+                            at, left, delay = at + len(piece), _TRIES, _FIRST_DELAY
+                            yield piece
+                        response.read()
+                        whole = True
+                        return
+                except (OSError, http.client.HTTPException) as error:
+                    self._connection.close()
+                    failed = StoreError("GET", name, 0, f"{type(error).__name__}: {error}")
+                left -= 1
+                if not left:
+                    raise failed
+                time.sleep(wait * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, _LONGEST_DELAY)
+        finally:
+            if not whole:
+                self._connection.close()
+
+    def _ask_for(self, name: str, sas: str, start: int, stop: int, etag: str | None) -> http.client.HTTPResponse:
+        headers = {"x-ms-version": _VERSION, "x-ms-range": f"bytes={start}-{stop - 1}"}
+        if etag is not None:
+            headers["If-Match"] = etag
+        self._connection.request("GET", self._target(name, sas), None, headers)
+        response = self._connection.getresponse()
+        if response.status != 206 and response.status not in _RETRIED:
+            raise StoreError("GET", name, response.status, _code(response.read()))
+        return response
+
     def exists(self, name: str, sas: str) -> bool:
         status, body = self._request("HEAD", name, sas, None, {})
         if status not in (200, 404):
             raise StoreError("HEAD", name, status, _code(body))
         return status == 200
 
-    def put_new(self, name: str, sas: str, body: bytes) -> bool:
-        """Create the blob; False when there was one already (then that one stands)."""
-        headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*"}
+    def put_new(self, name: str, sas: str, body: Any, length: int) -> bool:
+        """Create the blob; False when there was one already (then that one stands). `body`: bytes, or a file."""
+        headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*", "Content-Length": str(length)}
         status, answer = self._request("PUT", name, sas, body, headers)
         if status == 201:
             return True
@@ -104,9 +154,14 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
+    def _target(self, name: str, sas: str) -> str:
+        """`name` is below our base; with a slash at its beginning it is a path in the storage account."""
+        path = name if name.startswith("/") else self._path + name
+        return f"{urllib.parse.quote(path)}?{sas}"
+
     def _request(self, verb: str, name: str, sas: str, body: Any, headers: dict[str, str]) -> tuple[int, bytes]:
-        target = f"{self._path}{urllib.parse.quote(name)}?{sas}"
-        headers = {"x-ms-version": "2021-12-02", **headers}
+        target = self._target(name, sas)
+        headers = {"x-ms-version": _VERSION, **headers}
         delay = _FIRST_DELAY
         for left in reversed(range(_TRIES)):
             try:

@@ -7,12 +7,24 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchexec._wire import envelope, names, payload, seeds, shared
 
 from . import cache, logs
 from .store import Store, StoreError
+
+if TYPE_CHECKING:
+    from .files import NodeFiles
+    from .installer import Made
+    from .outputs import Attachments
+
+
+_ENVIRONMENT = f"{__package__}.environment"  # loaded where a task has one
+
+
+class StartPlainly(Exception):
+    """This process has modules loaded that the task needs of another version: a fresh one has to run it."""
 
 
 class Refusal(Exception):
@@ -54,6 +66,12 @@ class Task:
             os.path.join(env.get("AZ_BATCH_JOB_PREP_WORKING_DIR", work_dir), "cache"), self.store, spec["blobs"]
         )
         self.result_name = names.result_blob(self.chunk, self.generation)
+        self.gpus = "" if "CUDA_VISIBLE_DEVICES" in env else env.get(names.ENV_GPUS, "")
+        self.files: NodeFiles | None = None  # of a chunk that names some
+        self.attachments: Attachments | None = None  # of a chunk whose items may leave files
+        self.pip: dict[str, Any] = json.loads(env.get(names.ENV_PIP) or "{}")  # see names.ENV_PIP
+        self.environment: Made | None = None  # where its packages are
+        self.is_forked = False  # from a process that may have loaded more than a fresh one
         for name in names.ENV_SECRET:
             env.pop(name, None)
             os.environ.pop(name, None)
@@ -72,15 +90,44 @@ class Task:
         except envelope.BadEnvelope as error:
             raise Refusal("tampered", f"chunk {self.chunk}: {error}") from error
 
-    def store_result(self, header: dict[str, Any], frames: list[payload.Frame]) -> None:
-        about = envelope.context("result", self.job, self.chunk, self.generation)
-        data = envelope.seal(self.key, about, header, frames)
-        if len(data) > names.PUT_LIMIT:
-            size = f"{len(data) / 2**20:,.0f} MiB"
-            header = {"node": self.node, "failure": {"code": "too_large", "text": f"the chunk's results take {size}"}}
-            data = envelope.seal(self.key, about, header)
-        self.store.put_new(self.result_name, self.spec["out"], data)
+    def store_result(self, header: dict[str, Any], frames: list[payload.Frame]) -> bool:
+        """Whether all of it is stored, and not only why it cannot be. `frames` end with the tails of the streams."""
+        tails = frames[-2:]
+        if self.attachments is not None and self.attachments.entries:
+            return self._store_with(self.attachments, header, frames, tails)
+        data = self._sealed(header, frames)
+        too_large = len(data) > names.PUT_LIMIT
+        if too_large:
+            text = f"the chunk's results take {len(data) / 2**20:,.0f} MiB"
+            data = self._sealed({"node": self.node, "failure": {"code": "too_large", "text": text}}, tails)
+        self.store.put_new(self.result_name, self.spec["out"], data, len(data))
+        return not too_large
 
+    def _store_with(
+        self, files: Attachments, header: dict[str, Any], frames: list[payload.Frame], tails: list[payload.Frame]
+    ) -> bool:
+        from .outputs import OutputChanged
+
+        failure = {"code": "output_changed"}
+        try:
+            files.settle()
+            with files.behind(self._sealed({**header, "attachments": files.entries}, frames)) as body:
+                if body.length <= names.PUT_LIMIT:
+                    self.store.put_new(self.result_name, self.spec["out"], body, body.length)
+                    return True
+                size, of_files = body.length / 2**20, files.size / 2**20
+            text = f"the chunk's results take {size:,.0f} MiB, of which files take {of_files:,.0f}: {files.largest()}"
+            failure = {"code": "outputs_too_large", "text": text}
+        except OutputChanged as error:
+            self.store.close()  # perhaps in the midst of a request
+            failure["text"] = str(error)
+        data = self._sealed({"node": self.node, "failure": failure}, tails)
+        self.store.put_new(self.result_name, self.spec["out"], data, len(data))
+        return False
+
+    def _sealed(self, header: dict[str, Any], frames: list[payload.Frame]) -> bytes:
+        about = envelope.context("result", self.job, self.chunk, self.generation)
+        return envelope.seal(self.key, about, header, frames)
 
 def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = False) -> int | None:
     """Run the task in this process and store its result. The exit code; None to be started again after preloading.
@@ -91,15 +138,22 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
     header: dict[str, Any] = {"node": task.node}
     frames: list[payload.Frame] = []
     streams = logs.Streams(task.task_dir, task.work_dir)
+    done = False  # whether the directory's files are of no use to anybody any more
     try:
         if not first_run and task.has_result():
+            done = True
             return 0
         try:
             if task.client_python != names.running_python():
                 raise Refusal("python_mismatch", "", client=task.client_python, worker=names.running_python())
             chunk, chunk_frames = task.fetch()
-            if preloads is not None and preloads.wants(chunk["modules"]):
+            if preloads is not None and preloads.wants(_preloadable(task, chunk)):
                 return None
+            _have_home(task.work_dir)
+            if task.gpus:
+                from . import gpus
+
+                gpus.take(task.gpus, os.environ.get("AZ_BATCH_NODE_SHARED_DIR", task.task_dir))
             header, frames = _run_chunk(task, chunk, chunk_frames, streams)
         except Refusal as refusal:
             header["failure"] = {"code": refusal.code, "text": str(refusal), **refusal.fields}
@@ -112,7 +166,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
         if any(size > names.TAIL_BYTES for size in sizes):
             upload_log(task, streams.paths, {"tails": [len(tail) for tail in tails]}, tails)
             header["log"] = True
-        task.store_result(header, [*frames, *tails])
+        done = task.store_result(header, [*frames, *tails]) and "failure" not in header
         return 0
     except StoreError as error:
         print(f"batchexec worker: {error}", file=sys.stderr)
@@ -120,6 +174,12 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
     finally:
         streams.replay()
         task.store.close()
+        if task.gpus:
+            from . import gpus
+
+            gpus.release()
+        if done:
+            _empty(task.work_dir)
 
 
 class PreloadRequest:
@@ -155,6 +215,10 @@ def _run_chunk(
     from . import items  # cloudpickle is imported here: never before the versions were compared
 
     started = time.perf_counter()
+    if chunk["environment"] or _ENVIRONMENT in sys.modules:  # there already: in a process that stays
+        from . import environment
+
+        environment.enter(task, chunk["environment"])
     try:
         for index, digest in chunk["external"].items():
             frames[int(index)] = task.cache.data(digest)
@@ -165,6 +229,8 @@ def _run_chunk(
             importlib.invalidate_caches()
     except envelope.BadEnvelope as error:
         raise Refusal("tampered", str(error)) from error
+    if "files" in chunk:
+        _place_files(task, chunk["files"])
     seeds.fresh()
     if chunk["seed"] is not None:
         seeds.prepare()
@@ -177,7 +243,15 @@ def _run_chunk(
     function = _load(parts, "code", "the callable")
     arguments = _load(parts, "items", "the arguments")
     loaded = time.perf_counter()
-    ran = items.run_items(function, arguments, chunk["numbers"], chunk["seed"], streams.sizes)
+    if "outputs" in chunk:
+        from . import context
+        from .outputs import Attachments
+
+        task.attachments = Attachments(task.work_dir, chunk["outputs"])
+        if context.current is None or context.current.task is not task:
+            context.current = context.Context(task)
+        context.current.attachments = task.attachments
+    ran = items.run_items(function, arguments, chunk["numbers"], chunk["seed"], streams.sizes, task.attachments)
     header = {
         "outcomes": ran.outcomes,
         "marks": ran.marks,
@@ -186,6 +260,47 @@ def _run_chunk(
         "run_seconds": round(time.perf_counter() - loaded, 6),
     }
     return header, ran.frames
+
+
+def _empty(directory: str) -> None:
+    """A node keeps a task's directory for days. What is of no use any more makes room for other tasks now."""
+    try:
+        if not os.listdir(directory):
+            return
+    except FileNotFoundError:  # user code removed it
+        return
+    from .outputs import empty
+
+    empty(directory)
+
+
+def _have_home(work_dir: str) -> None:
+    """Give user code a HOME that it can write to: in a container, that of the image may belong to another user."""
+    home = os.environ.get("HOME", "")
+    if not os.path.isdir(home) or not os.access(home, os.W_OK | os.X_OK):
+        os.environ["HOME"] = work_dir
+
+
+def _preloadable(task: Task, chunk: dict[str, Any]) -> list[str]:
+    """The modules that tasks find in the image itself: those of an environment are for its own tasks only."""
+    if chunk["environment"]:
+        from . import environment
+
+        if not environment.is_enough(task, chunk["environment"]):
+            return []
+    modules: list[str] = chunk["modules"]
+    return modules
+
+
+def _place_files(task: Task, said: dict[str, Any]) -> None:
+    """The sets of files that the chunk names are within reach, and its own are placed in the working directory."""
+    from . import context, files
+
+    task.files = files.NodeFiles(task.cache.directory, task.store, said["sets"], task.cache.listing)
+    if context.current is None or context.current.task is not task:
+        context.current = context.Context(task)
+    if said["place"] is not None:
+        task.files.place(said["place"], task.work_dir)
 
 
 def _find_modules_in(directory: str) -> None:

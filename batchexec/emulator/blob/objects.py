@@ -57,7 +57,7 @@ async def copy_blob(call: Call) -> web.StreamResponse:
     """Copy Blob and Put Blob From URL, within the account. The copy shares the bytes: it is done at once."""
     call.access.need("cw", "o")
     metadata, extra = call.metadata(), call.tier()
-    source = _copy_source(call)
+    source = copy_source(call)
     put = "x-ms-blob-type" in call.headers  # Put Blob From URL
     content = source.content | (
         content_properties(call.headers, source.content["Content-Type"]) if put else {}
@@ -81,7 +81,8 @@ def _copied(call: Call, size: int) -> dict[str, str]:
     }
 
 
-def _copy_source(call: Call) -> Blob:
+def copy_source(call: Call) -> Blob:
+    """The blob that x-ms-copy-source names, if the caller may read it."""
     try:
         url = urlsplit(call.headers["x-ms-copy-source"])
     except ValueError:

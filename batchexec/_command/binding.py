@@ -1,0 +1,289 @@
+"""A command bound to what it is given: checked, its files gathered, its words made, before anything is sent."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+import re
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchexec._source import programs
+from batchexec._source.files import FileSet
+from batchexec.command import BlobPath, Command
+from batchexec.errors import FilesError
+
+from .apps import App
+from .files import Gathered, merged
+from .templates import APP, Names, Text, check_pattern
+
+APP_NAME = "app"
+# Programs whose first word is a file of the user's, as a rule.
+_INTERPRETERS = frozenset(("python", "python3", "sh", "bash", "perl", "ruby", "Rscript", "julia", "node", "octave"))
+
+
+class Run(NamedTuple):
+    """One run: what it was given, what the worker is told (`_worker.program`), and the files that only it has."""
+
+    parameters: dict[str, Any]
+    spec: dict[str, Any]
+    own: FileSet | None
+
+
+class Bound:
+    """A command with all that its runs share. Raises FilesError when that cannot be sent.
+
+    `files` are those of the executor, `outputs` its patterns, for a command that has none.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        target: programs.Target | None = None,
+        files: FileSet | None = None,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        self.command = command
+        self.warnings: list[str] = []
+        self._texts = command._templates
+        self._target = target or programs.this_machine()
+        self._app = App(command.app) if command.app is not None else None
+        shared = Gathered()
+        self._names: dict[str, Any] = {APP_NAME: APP} if self._app is not None else {}
+        for one in self._texts.inputs:
+            if one.shared:
+                names = shared.take(one.where.fill({}) if isinstance(one.where, Text) else one.where)
+                if one.name is not None:
+                    self._names[one.name] = names
+        self._words: list[Text | Names] = [
+            word if isinstance(word, Text) else shared.take(word) for word in self._texts.words
+        ]
+        self._find_program(shared)
+        self.shared = merged((files, shared.set() if shared else None))
+        self._shared_paths = {entry.path: entry.sha256 for entry in self.shared.entries} if self.shared else {}
+        self._per_run = [one for one in self._texts.inputs if not one.shared]
+        self._outputs = [(one.name, one.pattern, one.wild) for one in self._texts.outputs]
+        if command.outputs is None:
+            self._outputs = [(None, _literally(pattern), _is_wild(pattern)) for pattern in outputs]
+        self._constant: dict[str, Any] = {
+            "app": self._app.files.id if self._app is not None else None,
+            "archive": self._app.archive if self._app is not None else "",
+            "when": command.when,
+            "timeout": command.timeout,
+        }
+
+    @property
+    def app(self) -> App | None:
+        return self._app
+
+    @property
+    def sets(self) -> tuple[FileSet, ...]:
+        """The file sets that all runs need."""
+        return tuple(one for one in (self.shared, self._app.files if self._app else None) if one is not None)
+
+    def run(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Run:
+        """One run with these parameters. Raises TypeError or ValueError for parameters that do not fit the command,
+        FilesError for files that cannot be sent."""
+        parameters = _parameters(args, kwargs or {})
+        self._texts.check_known(parameters, self._app is not None)
+        own = Gathered()
+        values: dict[str, Any] = dict(self._names)
+        for name, value in parameters.items():
+            values[name] = _value(name, value, own)
+        for one in self._per_run:
+            assert isinstance(one.where, Text)
+            names = own.take(one.where.fill(values))
+            if one.name is not None:
+                values[one.name] = names
+        files = own.set() if own else None
+        if files is not None:
+            self._check_beside(files)
+        outputs, make = self._outputs_of(values)
+        spec = {
+            **self._constant,
+            "sets": [one.id for one in (self.shared, files) if one],
+            "env": {name: text.fill(values) for name, text in self._texts.env.items()},
+            "outputs": outputs,
+            "make": make,
+            "shell": self._texts.shell.fill(values, quoted=True) if self._texts.shell is not None else None,
+            "argv": self._argv(values, own),
+        }
+        return Run(parameters, spec, files)
+
+    # inside
+
+    def _argv(self, values: dict[str, Any], own: Gathered) -> list[str]:
+        argv: list[str] = []
+        for word in self._words:
+            argv += word if isinstance(word, Names) else word.words(values)
+        if self._words and not argv:
+            raise ValueError("the command has no words")
+        first = self._words[0] if self._words else None
+        if isinstance(first, Text) and first.names and "/" not in argv[0]:
+            source = own.source(argv[0])
+            if source is not None:  # a file of the run is the program
+                self._check_program(source, argv[0])
+                argv[0] = f"./{argv[0]}"
+        return argv
+
+    def _outputs_of(self, values: dict[str, Any]) -> tuple[list[list[Any]], list[str]]:
+        """What to collect, as the worker is told, and the directories to make. Names go into `values`."""
+        found: list[list[Any]] = []
+        make = []
+        for name, text, wild in self._outputs:
+            plain = text.fill(values)
+            check_pattern(plain)
+            pattern = text.fill({key: _escaped(value) for key, value in values.items()})
+            if name is None:
+                found.append([None, pattern, "", not wild])
+                continue
+            inside = name if wild else ""
+            found.append([name, pattern, inside, not wild])
+            directory = inside or os.path.dirname(plain)
+            if directory:
+                make.append(directory)
+            if directory in self._shared_paths:
+                raise FilesError(f"outputs: {directory!r} is a file among the inputs: give the output another name")
+            target = inside or plain
+            values[name] = Names([f"./{target}" if target.startswith("-") else target])
+        return found, make
+
+    def _check_beside(self, own: FileSet) -> None:
+        for entry in own.entries:
+            if self._shared_paths.get(entry.path, entry.sha256) != entry.sha256:
+                raise FilesError(f"{entry.path!r} is among the inputs of all runs, and other content in this one")
+
+    def _find_program(self, shared: Gathered) -> None:
+        """Have the program sent where it is a file of the user's, and see whether a node could run it."""
+        if not self._words:
+            return
+        first = self._words[0]
+        if isinstance(first, Names):  # given as a Path
+            if len(first) != 1:
+                raise ValueError("the command's first word is one program")
+            self._check_program(shared.source(first[0]) or "", first[0])
+            self._words[0] = Names([first[0] if "/" in first[0] else f"./{first[0]}"])
+            return
+        word = first.text
+        if self._app is not None and not first.names - {APP_NAME}:
+            inside = word.removeprefix("{app}/") if word.startswith("{app}/") else None if "/" in word else word
+            if inside is not None and self._app.has(inside, direct=word != inside):
+                self.warnings += self._app.check(inside, self._target, self._sent(), direct=word != inside)
+                return
+        if first.names:
+            return
+        word = first.fill({})
+        if "/" not in word:
+            self._find_script(word, shared)
+        elif not os.path.isabs(word):
+            if os.path.isfile(word):
+                (name,) = shared.take(Path(word))
+                self._check_program(word, word)
+                self._words[0] = Names([name if "/" in name else f"./{name}"])
+            elif not self._per_run_or_blobs():
+                raise FilesError(
+                    f"there is no program {word!r} here (at {os.path.abspath(word)!r}): a relative path is one of "
+                    "yours, which is sent along"
+                )
+
+    def _find_script(self, word: str, shared: Gathered) -> None:
+        """The program is one of the node's own. Where it is an interpreter, its script is sent."""
+        second = self._words[1] if len(self._words) > 1 else None
+        if word in _INTERPRETERS and isinstance(second, Text) and not second.names:
+            script = second.fill({})
+            if not script.startswith("-") and not os.path.isabs(script) and os.path.isfile(script):
+                self._words[1] = shared.take(Path(script))
+        elif self._target.here and shutil.which(word) is None and os.path.isfile(word):
+            raise FilesError(f"there is no program {word!r} on the PATH; write './{word}' to have the file here sent")
+
+    def _per_run_or_blobs(self) -> bool:
+        """Whether there are inputs of which it is not known now what they hold."""
+        return any(not one.shared or isinstance(one.where, BlobPath) for one in self._texts.inputs)
+
+    def _check_program(self, path: str, called: str) -> None:
+        if os.path.isfile(path):
+            state = os.stat(path)
+            stamp = (state.st_mtime_ns, state.st_size, state.st_mode)
+            self.warnings += _checked(path, stamp, self._target, called, self._sent())
+
+    def _sent(self) -> frozenset[str]:
+        """Base names of files that go with the program, as far as they are known."""
+        given = [str(one) for _, one in self.command.inputs if isinstance(one, (str, Path))]
+        return frozenset(os.path.basename(name) for name in (*given, *(self._app.names if self._app else ())))
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(
+    path: str, stamp: tuple[int, ...], target: programs.Target, called: str, sent: frozenset[str]
+) -> tuple[str, ...]:
+    return tuple(programs.check(path, target, called=called, sent=sent))
+
+
+def _parameters(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is given, by name."""
+    if len(args) > 1:
+        raise TypeError(
+            f"a Command takes one value without a name (its input) or a mapping of all, got {len(args)}: give keywords "
+            "to submit, rows such as dict(n=1, mesh=Path('a.msh')) to map"
+        )
+    given = args[0] if args else {}
+    parameters = dict(given) if isinstance(given, Mapping) else {"input": given}
+    twice = parameters.keys() & kwargs.keys()
+    if twice:
+        raise TypeError(f"{', '.join(sorted(twice))}: given twice")
+    parameters.update(kwargs)
+    for name in parameters:
+        if not isinstance(name, str):
+            raise TypeError(f"names of parameters are texts, got {name!r}")
+    return parameters
+
+
+def _value(name: str, value: Any, own: Gathered) -> Any:
+    """A parameter's value, or the names of the files that it is."""
+    if isinstance(value, (Path, BlobPath)) or (name == "input" and isinstance(value, (str, os.PathLike))):
+        return own.take(value if isinstance(value, (str, Path, BlobPath)) else Path(value))
+    several = isinstance(value, (list, tuple)) and len(value) > 0
+    if several and all(
+        isinstance(one, (Path, BlobPath)) or (name == "input" and isinstance(one, str)) for one in value
+    ):
+        return Names(found for one in value for found in own.take(one))
+    return value
+
+
+def _escaped(value: Any) -> Any:
+    """A value in a pattern means itself."""
+    if isinstance(value, Names):
+        return Names(glob.escape(one) for one in value)
+    return glob.escape(value) if isinstance(value, str) else value
+
+
+def _literally(pattern: str) -> Text:
+    return Text(pattern.replace("{", "{{").replace("}", "}}"))
+
+
+def _is_wild(pattern: str) -> bool:
+    return re.search(r"[*?\[]", pattern) is not None
+
+
+def unsent(bound: Bound) -> list[str]:
+    """Words of the command that are files here and were not sent: where it failed, that is why, as a rule."""
+    there = set(bound._shared_paths)
+    found = []
+    for word in bound._words[1:]:
+        if isinstance(word, Text) and not word.names:
+            text = word.fill({})
+            if text not in there and not text.startswith("-") and _is_file(text):
+                found.append(text)
+    return found
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,85 @@
+"""A run on this machine: `cmd(...)`, `rerun_locally()`, and executors with where="inline"."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchexec._source.files import FileSet
+from batchexec._wire import archives
+from batchexec._worker import program
+from batchexec.command import Command, CommandResult
+from batchexec.errors import FilesError
+from batchexec.futures import Outcome
+
+from .binding import Bound, Run
+from .results import outcome
+
+
+def run_here(command: Command, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CommandResult:
+    """Its outputs stay in a temporary directory. Raises what a future of it would."""
+    bound = Bound(command)
+    value, error = perform(bound, bound.run(args, kwargs))
+    if error is not None:
+        raise error
+    assert isinstance(value, CommandResult)
+    return value
+
+
+def perform(bound: Bound, run: Run, destination: Path | None = None) -> Outcome:
+    """`destination`: the directory for outputs; default: a new temporary one."""
+    sets = {one.id: one for one in (*bound.sets, run.own) if one is not None}
+    scratch = tempfile.mkdtemp(prefix="batchexec-")
+    kept = os.path.join(scratch, "outputs")
+    surroundings = program.Surroundings(
+        place=lambda set_id, directory: _place(sets[set_id], directory),
+        kept=lambda set_id: bound.app.path if bound.app is not None else "",
+        unpacked=lambda set_id, name: archives.root_of(_unpacked(bound.app.path if bound.app else "", set_id).name),
+        python=sys.executable,
+        bin=None,
+        guarded=False,
+    )
+    said = program.perform(run.spec, os.path.join(scratch, "run"), kept, surroundings)
+    paths = [Path(kept, *path.split("/")) for path, _ in said["outputs"]]
+    if destination is not None:
+        moved = []
+        for (relative, _), path in zip(said["outputs"], paths, strict=True):
+            target = destination.joinpath(*relative.split("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+            moved.append(target)
+        paths = moved
+    if destination is not None or not paths:
+        shutil.rmtree(scratch)
+    return outcome(bound, run, said, paths)
+
+
+def _place(files: FileSet, directory: str) -> None:
+    if files.blobs:
+        blob = files.blobs[0]
+        raise FilesError(
+            f"BlobPath('{blob.container}/{blob.prefix}') is read by the nodes of an executor, not on this machine: "
+            "give local files to run the command here"
+        )
+    for path in files.directories:
+        os.makedirs(os.path.join(directory, *path.split("/")), exist_ok=True)
+    for entry in files.entries:
+        target = os.path.join(directory, *entry.path.split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(entry.source, target)
+        os.chmod(target, 0o755 if entry.executable else 0o644)
+
+
+@functools.lru_cache(maxsize=8)
+def _unpacked(path: str, set_id: str) -> tempfile.TemporaryDirectory[str]:
+    """The archive, unpacked once; it goes when this process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="batchexec-app-")
+    os.rmdir(directory.name)
+    archives.unpack(path, directory.name)
+    return directory

@@ -1,0 +1,116 @@
+"""What a worker says of a run, as a CommandResult or as the error that it is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from batchexec.command import CommandResult
+from batchexec.errors import BatchExecError, CommandFailed, OutputError
+from batchexec.futures import Outcome
+
+from .binding import Bound, Run, unsent
+
+_TAIL_LINES = 20
+_TAIL_CHARS = 4000
+# Of Linux, whatever this machine is.
+_SIGNALS = {
+    **{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE"},
+    **{9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"},
+    **{24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS"},
+}
+
+
+def outcome(
+    bound: Bound, run: Run, said: dict[str, Any], outputs: Sequence[Any], item: str = "", **where: Any
+) -> Outcome:
+    """`said` is what `_worker.program` returned, `outputs` where its files are now, in their order. `item` names the
+    run in messages; `where`: the fields of a TaskError."""
+    result = _result(run, said, outputs, where.get("node_id") or "")
+    error = _error(bound, said, result, item, where)
+    return Outcome(None, error) if error is not None else Outcome(result, None)
+
+
+def _result(run: Run, said: dict[str, Any], outputs: Sequence[Any], node: str) -> CommandResult:
+    named: dict[str, list[Any]] = {name: [] for name, *_ in run.spec["outputs"] if name is not None}
+    for (_, names), path in zip(said["outputs"], outputs, strict=True):
+        for name in names:
+            named[name].append(path)
+    argv = said["argv"]
+    return CommandResult(
+        exit_code=said["exit_code"],
+        stdout=said["stdout"].decode("utf-8", "replace"),
+        stderr=said["stderr"].decode("utf-8", "replace"),
+        outputs=list(outputs),
+        named=named,
+        seconds=said["seconds"],
+        staging_seconds=said["staging"],
+        node_id=node,
+        parameters=run.parameters,
+        command=run.spec["shell"] if run.spec["shell"] is not None else shlex.join(argv),
+        cut=said["cut"],
+        timed_out=said["timed_out"],
+    )
+
+
+def _error(
+    bound: Bound, said: dict[str, Any], result: CommandResult, item: str, where: dict[str, Any]
+) -> BatchExecError | None:
+    command = bound.command
+    what = f"{_short(result.command)}" + (f" ({item})" if item else "")
+    about = {**where, "exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr}
+    error: BatchExecError | None = None
+    if said["cannot_start"]:
+        error = CommandFailed(f"{what} could not be started: {said['cannot_start']}{_hint(bound, True)}", **about)
+    elif result.exit_code != 0 and command.check:
+        ended = _ended(said, command.timeout)
+        hint = _hint(bound, False) if not said["timed_out"] else ""
+        error = CommandFailed(f"{what} {ended}{hint}{_tail(result.stderr)}", **about)
+    elif said["refused"] and command.check:
+        error = OutputError(f"{what}: files cannot be taken: {'; '.join(said['refused'])}", **about)
+    elif said["missing"] and result.exit_code == 0 and command.check:
+        patterns = ", ".join(repr(pattern) for pattern in said["missing"])
+        error = OutputError(
+            f"{what} ended with exit code 0 and left no {patterns}, which outputs= names (a pattern with wildcards may "
+            f"match nothing).{_tail(result.stderr)}",
+            **about,
+        )
+    if isinstance(error, CommandFailed):
+        error.result = result
+    return error
+
+
+def _ended(said: dict[str, Any], timeout: float | None) -> str:
+    if said["timed_out"]:
+        return f"was ended, as it ran longer than timeout={timeout:g} s"
+    if said["signal"]:
+        name = _SIGNALS.get(said["signal"], f"signal {said['signal']}")
+        why = ": if nobody did that, the node ran out of memory" if said["signal"] == 9 else ""
+        return f"was killed by {name} (exit code {said['exit_code']}){why}"
+    return f"ended with exit code {said['exit_code']}"
+
+
+def _hint(bound: Bound, is_start: bool) -> str:
+    missing = unsent(bound)
+    if is_start or not missing:
+        return ""
+    names = ", ".join(repr(name) for name in missing)
+    return f". Files of that name are here and were not sent: {names}; inputs=[{names}] does"
+
+
+def _tail(stderr: str) -> str:
+    lines = stderr.rstrip()[-_TAIL_CHARS:].splitlines()[-_TAIL_LINES:]
+    if not any(line.strip() for line in lines):
+        return ""
+    return "\nIts standard error ends:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _short(command: str) -> str:
+    return command if len(command) <= 200 else command[:197] + "..."
+
+
+def describe(index: int, run: Run) -> str:
+    """Which run it is, for messages."""
+    shown = ", ".join(f"{name}={value!r}" for name, value in run.parameters.items())
+    return f"item {index}: {_short(shown)}" if shown else f"item {index}"

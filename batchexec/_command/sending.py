@@ -1,0 +1,158 @@
+"""Commands on their way: what `submit` and `map` of an executor do when they are given one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from batchexec._inline import LocalCall, run_chunks, run_now
+from batchexec.command import Command, CommandResult
+from batchexec.config import BatchConfig
+from batchexec.errors import PayloadError
+from batchexec.futures import BatchFuture, ChunkFuture, Outcome
+
+from .calls import CommandCall
+
+if TYPE_CHECKING:
+    from batchexec._engine.work import Call, Chunk, Part
+    from batchexec._source.files import FileSet
+
+Rows = list[tuple[Any, ...]]
+
+
+class CommandSender(NamedTuple):
+    """What an executor lends for one call."""
+
+    config: BatchConfig
+    on_azure: bool
+    inline: bool
+    ready: Callable[[int, int], tuple[int, int]]  # (items, chunks): numbers for the next chunk and item
+    files: Callable[[], FileSet | None]
+    resources: Callable[[int | None, float | None], dict[str, Any]]
+    initializing: Callable[[], Part | None]
+    chunk: Callable[..., Chunk]
+    send: Callable[[list[Chunk]], None]
+    tables: Iterator[int]  # numbers for the tables of sweeps
+
+    def submit(self, command: Command, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[CommandResult]:
+        """Raises TypeError and ValueError for what does not fit the command; what cannot be sent is the future's."""
+        error: PayloadError | None = None
+        try:
+            runs = self._runs(command)
+            runs.add(0, args, kwargs)
+        except PayloadError as found:
+            error = found
+        number, first = self.ready(1, 1)
+        future = BatchFuture[CommandResult](LocalCall(command, args, kwargs, None, first))
+        if error is None and not self.inline:
+            try:
+                call = self._call(runs)
+            except PayloadError as found:
+                error = found
+        if error is not None:
+            future.fail(error)
+        elif self.inline:
+            run_now(future, lambda: runs.here(0, first))
+        else:
+            self.send([self.chunk(call, future, [runs.item(0)], number, first, filesets=runs.sets([0]))])
+        return future
+
+    def send_all(
+        self, command: Command, known: Rows, size: int, resume: str | os.PathLike[str] | None
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        """All runs of a map. What is wrong with one of them is raised before any is sent."""
+        runs = self._runs(command)
+        for index, args in enumerate(known):
+            runs.add(index, args)
+        if not known:
+            self.ready(0, 1)
+            return iter(())
+        number, first = self.ready(len(known), len(known))
+        self._begin_sweep(runs, resume)
+        for index in range(len(known)):
+            runs.in_sweep(index, first + index)
+        if runs.sweep is not None:
+            runs.sweep.complete()
+        if self.inline:
+            items = [(index, first + index) for index in range(len(known))]
+            return run_chunks(runs.here, items, size, None, first)
+        call = self._call(runs)
+        futures = []
+        chunks = []
+        for indices in _stretches(runs, len(known), size):
+            if runs.is_done(indices.start):
+                futures.append(runs.done(indices))
+                continue
+            chunk = self._chunk(runs, call, indices, number + indices.start, first + indices.start)
+            chunks.append(chunk)
+            futures.append(chunk.future)
+        if chunks:
+            self.send(chunks)
+        return iter(futures)
+
+    def send_by_and_by(
+        self, command: Command, items: Iterator[tuple[Any, ...]], size: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        """The runs of a map as they are asked for."""
+        runs = self._runs(command)
+        self._begin_sweep(runs, None)
+        call: Call | None = None
+        start = 0
+        try:
+            while known := list(itertools.islice(items, size)):
+                indices = range(start, start + len(known))
+                start = indices.stop
+                for index, args in zip(indices, known, strict=True):
+                    runs.add(index, args)
+                number, first = self.ready(len(known), 1)
+                for index in indices:
+                    runs.in_sweep(index, first + index - indices.start)
+                if self.inline:
+                    pairs = [(index, first + index - indices.start) for index in indices]
+                    yield from run_chunks(runs.here, pairs, len(pairs), None, first)
+                    continue
+                call = call or self._call(runs)
+                chunk = self._chunk(runs, call, indices, number, first)
+                self.send([chunk])
+                yield chunk.future
+        finally:
+            if runs.sweep is not None:
+                runs.sweep.complete()
+
+    def _runs(self, command: Command) -> CommandCall:
+        return CommandCall(command, self.config, files=self.files(), on_azure=self.on_azure)
+
+    def _call(self, runs: CommandCall) -> Call:
+        return runs.call(self.resources(runs.command.cores, runs.command.memory), self.initializing())
+
+    def _begin_sweep(self, runs: CommandCall, resume: str | os.PathLike[str] | None) -> None:
+        if resume is not None:
+            runs.begin_sweep(resume, "sweep.csv")
+        elif runs.has_outputs:
+            number = next(self.tables)
+            runs.begin_sweep(None, "sweep.csv" if number == 1 else f"sweep-{number}.csv")
+
+    def _chunk(self, runs: CommandCall, call: Call, indices: range, number: int, first: int) -> Chunk:
+        return self.chunk(
+            call,
+            runs.future(indices),
+            [runs.item(index) for index in indices],
+            number,
+            first,
+            offset=indices.start,
+            is_map=True,
+            filesets=runs.sets(indices),
+        )
+
+
+def _stretches(runs: CommandCall, count: int, size: int) -> Iterator[range]:
+    """Runs that come together: up to `size` of them, all done already or none."""
+    start = 0
+    while start < count:
+        stop = start + 1
+        while stop < min(start + size, count) and runs.is_done(stop) == runs.is_done(start):
+            stop += 1
+        yield range(start, stop)
+        start = stop

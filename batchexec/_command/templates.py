@@ -1,0 +1,257 @@
+"""The texts of a command with their placeholders: read once, when the command is made, and filled for each run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from batchexec.command import BlobPath, Command
+
+APP = "\0app\0"  # stands for the directory of the app, which only the node knows
+_NAME = re.compile(r"[A-Za-z_]\w*\Z")
+_SHELL_WORDS = re.compile(r"\d*[<>|&;].*")
+_WILD = re.compile(r"[*?\[]")
+
+
+class Names(tuple[str, ...]):
+    """What files are called in the run's directory; the value of a placeholder."""
+
+
+class Text:
+    """A text with placeholders `{name}` and `{name:format}`."""
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError for what is no such text."""
+        self.text = text
+        self.pieces: list[tuple[str, str | None, str]] = []
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error} (braces that are meant are written {{{{ and }}}})") from None
+        for literal, name, spec, conversion in parsed:
+            if name is not None and not _NAME.match(name):
+                raise ValueError(f"{text!r}: {{{name}}} is no placeholder: a name is, such as {{input}} or {{n:03d}}")
+            if conversion or "{" in (spec or ""):
+                raise ValueError(f"{text!r}: a placeholder takes a format such as {{n:03d}}, and nothing else")
+            self.pieces.append((literal, name, spec or ""))
+
+    @property
+    def names(self) -> set[str]:
+        return {name for _, name, _ in self.pieces if name is not None}
+
+    def fill(self, values: Mapping[str, Any], *, quoted: bool = False) -> str:
+        """The text, each value `quoted` for a shell or as it is. Raises ValueError."""
+        filled = []
+        for literal, name, spec in self.pieces:
+            filled.append(literal)
+            if name is not None:
+                filled.append(_formatted(self.text, name, values[name], spec, quoted))
+        return "".join(filled)
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The text as one word, or as many as there are files where it is a placeholder of files alone."""
+        if len(self.pieces) == 1 and not self.pieces[0][0] and self.pieces[0][1]:
+            value = values[self.pieces[0][1]]
+            if isinstance(value, Names):
+                return list(value)
+        return [self.fill(values)]
+
+
+def _formatted(text: str, name: str, value: Any, spec: str, quoted: bool) -> str:
+    if isinstance(value, Names):
+        if quoted:
+            return " ".join(shlex.quote(one) for one in value)
+        if len(value) != 1:
+            raise ValueError(
+                f"{{{name}}} stands for {len(value)} files, so that it has to be a word of its own; "
+                f"it is part of {text!r}"
+            )
+        return value[0]
+    if value == APP:
+        return APP
+    try:
+        one = format(value, spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{{{name}:{spec}}} cannot show {name}={value!r}: {error}") from None
+    if "\0" in one:
+        raise ValueError(f"{name}={value!r} holds a null character, which no word of a command can")
+    return shlex.quote(one) if quoted else one
+
+
+class Input(NamedTuple):
+    """One of `inputs=`: a text is a path or glob, and may have placeholders."""
+
+    name: str | None
+    where: Text | Path | BlobPath
+
+    @property
+    def shared(self) -> bool:
+        return not (isinstance(self.where, Text) and self.where.names)
+
+
+class Output(NamedTuple):
+    name: str | None
+    pattern: Text
+
+    @property
+    def wild(self) -> bool:
+        """Whether it may stand for several files."""
+        return any(_WILD.search(literal) for literal, _, _ in self.pattern.pieces)
+
+
+class Templates:
+    """All texts of one command."""
+
+    def __init__(self, command: Command) -> None:
+        """Raises ValueError for a text that cannot be meant."""
+        self.shell = Text(str(command.command)) if command.shell else None
+        self.words: list[Text | Path] = []
+        if not command.shell:
+            split = _split(command.command) if isinstance(command.command, str) else command.command
+            self.words = [word if isinstance(word, Path) else Text(word) for word in split]
+        self.env = {name: Text(text) for name, text in command.env.items()}
+        self.inputs = [Input(name, _where(one)) for name, one in command.inputs]
+        self.outputs = [Output(name, Text(pattern)) for name, pattern in command.outputs or ()]
+        named = [name for name, _ in (*command.inputs, *(command.outputs or ())) if name is not None]
+        twice = {name for name in named if named.count(name) > 1 or name == "app"}
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))}: a name for one thing only, please")
+        self.named = frozenset(named)
+        if "app" in self.used and command.app is None:
+            raise ValueError("{app} stands for the directory of the app: give app=")
+
+    @property
+    def used(self) -> set[str]:
+        """Names of all placeholders."""
+        texts = [self.shell, *self.words, *self.env.values(), *(one.where for one in self.inputs)]
+        texts += [one.pattern for one in self.outputs]
+        return set().union(*(text.names for text in texts if isinstance(text, Text)))
+
+    def check_known(self, parameters: Iterable[str], app: bool) -> None:
+        """Raises TypeError when there is a placeholder that nothing is given for, or a parameter by the name of an
+        input or output."""
+        given = set(parameters)
+        clash = given & {*self.named, "app"}
+        if clash:
+            raise TypeError(f"{', '.join(sorted(clash))}: the command has an input, an output or an app of that name")
+        known = given | self.named | ({"app"} if app else set())
+        unknown = sorted(self.used - known)
+        if unknown:
+            has = f"there is {', '.join(sorted(known))}" if known else "no parameters are given"
+            raise TypeError(
+                f"nothing is given for {', '.join(f'{{{name}}}' for name in unknown)} of the command: {has}"
+            )
+
+
+def checked_command(command: str | Sequence[str | os.PathLike[str]], shell: bool) -> str | tuple[str | Path, ...]:
+    """Raises TypeError or ValueError, as do the others below."""
+    if isinstance(command, str):
+        if not command.strip():
+            raise ValueError("the command is empty")
+        return command
+    if shell:
+        raise TypeError("shell=True takes the command as one text")
+    words = tuple(word if isinstance(word, str) else Path(word) for word in command)
+    if not words:
+        raise ValueError("the command is empty")
+    return words
+
+
+def checked_paths(given: Any) -> tuple[tuple[str | None, Any], ...]:
+    """`inputs=` as (name or None, path) pairs."""
+    from batchexec.command import BlobPath
+
+    if given is None:
+        return ()
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(given, Mapping):
+        pairs = [(_placeholder_name(name), one) for name, one in given.items()]
+    elif isinstance(given, (str, os.PathLike, BlobPath)):
+        pairs = [(None, given)]
+    else:
+        pairs = [(None, one) for one in given]
+    return tuple((name, one if isinstance(one, (str, BlobPath)) else Path(one)) for name, one in pairs)
+
+
+def checked_patterns(given: Any) -> tuple[tuple[str | None, str], ...] | None:
+    """`outputs=` as (name or None, pattern) pairs; None stays None: those of the executor."""
+    if given is None:
+        return None
+    pairs: list[tuple[str | None, str]]
+    if isinstance(given, Mapping):
+        pairs = [(_placeholder_name(name), one) for name, one in given.items()]
+    else:
+        pairs = [(None, os.fspath(one)) for one in ((given,) if isinstance(given, (str, os.PathLike)) else given)]
+    found = [(name, os.fspath(one).replace("\\", "/")) for name, one in pairs]
+    for _, pattern in found:
+        check_pattern(pattern)
+    return tuple(found)
+
+
+def check_pattern(pattern: str) -> None:
+    parts = pattern.split("/")
+    if (
+        not pattern.strip("./")
+        or pattern.startswith("/")
+        or ".." in parts
+        or re.match(r"[A-Za-z]:/", pattern)
+        or "\0" in pattern
+    ):
+        raise ValueError(
+            f"outputs: {pattern!r} is no pattern of files below the run's directory, such as '*.csv' or 'plots/**/*.png'"
+        )
+
+
+def checked_env(given: Any) -> dict[str, str]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        found = {name: value if isinstance(value, str) else str(value) for name, value in given.items()}
+    else:
+        names = [given] if isinstance(given, str) else list(given)
+        missing = [name for name in names if name not in os.environ]
+        if missing:
+            raise ValueError(f"env: {', '.join(missing)} cannot be passed on, being not set here; give {{name: value}}")
+        found = {name: _literal(os.environ[name]) for name in names}
+    for name in found:
+        if not isinstance(name, str) or not re.fullmatch(r"[^=\s\0]+", name) or name.startswith(("AZ_BATCH_", "BX_")):
+            raise ValueError(f"env: no variable can be called {name!r} here")
+    return found
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _where(one: Any) -> Any:
+    return Text(one) if isinstance(one, str) else one
+
+
+def _placeholder_name(name: object) -> str:
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ValueError(f"{name!r} cannot be a placeholder's name: letters, digits and '_'")
+    return name
+
+
+def _split(text: str) -> list[str]:
+    """The words of a text, as a shell would split it. Raises ValueError for what only a shell could do."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"the command cannot be split into words ({error}): {text!r}") from None
+    try:
+        unquoted = shlex.split(text, posix=False)
+    except ValueError:
+        unquoted = []  # a quotation mark after a backslash
+    bare = [word for word in unquoted if _SHELL_WORDS.fullmatch(word)]
+    if bare:
+        raise ValueError(
+            f"{bare[0]!r} in the command is for a shell, and it is run without one: give shell=True, or quote it"
+        )
+    return words

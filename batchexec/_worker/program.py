@@ -1,0 +1,247 @@
+"""One run of a program: its directory, its files, its environment, its result."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import sys
+import time
+from typing import Any, Callable, NamedTuple, Optional
+
+from batchexec._wire import archives, names
+
+from . import patterns, processes
+
+APP = "\0app\0"  # in a text: the directory of the app
+TAIL_BYTES = 1024 * 1024  # of standard output and error, kept with the result
+_RUNS = "runs"  # in the task's working directory
+_PYTHONS = ("python", "python3")
+
+
+class Surroundings(NamedTuple):
+    """What a run finds where it is: on a node, or on the client's own machine."""
+
+    place: Callable[[str, str], object]  # (id of a file set, directory): have its files there
+    kept: Callable[[str], str]  # id of a file set: a directory that has its files
+    unpacked: Callable[
+        [str, str], str
+    ]  # (id of a file set, name of the archive in it): the directory it was unpacked to
+    python: str
+    bin: Optional[str]  # directory with the programs of the packages
+    guarded: bool
+
+
+def run(spec: dict[str, Any]) -> dict[str, Any]:
+    """On a node: what a Command's items are sent to. `spec` is made by the client, as `perform` reads it."""
+    from . import context
+
+    current = context.current
+    assert current is not None
+    assert current.attachments is not None
+    made = current.environment
+    surroundings = Surroundings(
+        place=lambda set_id, directory: current.files.place(set_id, directory),
+        kept=lambda set_id: current.files.kept(set_id),
+        unpacked=lambda set_id, name: _unpacked_once(current, set_id, name),
+        python=made.python if made is not None else sys.executable,
+        bin=made.bin if made is not None else None,
+        guarded=True,
+    )
+    directory = os.path.join(current.task.work_dir, _RUNS, str(current.attachments.number))
+    remove(directory)  # of an earlier try
+    kept = f"{directory}.kept"
+    result = perform(spec, directory, kept, surroundings)
+    for path, _ in result["outputs"]:
+        current.attachments.add(path, os.path.join(kept, *path.split("/")))
+    _hand_on(result)
+    return result
+
+
+def perform(spec: dict[str, Any], directory: str, kept: str, surroundings: Surroundings) -> dict[str, Any]:
+    """Run the program in the new `directory`, which is gone afterwards; its outputs are then below `kept`.
+
+    spec: `argv` (words) or `shell` (text), `env`, `sets` (ids of the file sets to place), `app` (id of a file set, or
+    None), `archive` (its name in the app's set, or ""), `outputs` ([name or None, pattern, directory to look in,
+    whether it stands for one file] each), `make` (directories to make), `when`, `timeout`.
+    """
+    started = time.perf_counter()
+    os.makedirs(directory)
+    try:
+        for set_id in spec["sets"]:
+            surroundings.place(set_id, directory)
+        for name in spec["make"]:
+            os.makedirs(os.path.join(directory, name), exist_ok=True)
+        app = _app(spec, surroundings)
+        env = _environment(spec, directory, app, surroundings)
+        argv, program = _command(spec, directory, app, env, surroundings)
+        before = _stamps(directory) if spec["outputs"] else {}
+        staging = time.perf_counter() - started
+        streams = (f"{directory}.stdout", f"{directory}.stderr")
+        ended = processes.run(argv, program, directory, env, streams, spec["timeout"], surroundings.guarded)
+        result = _result(ended, streams, argv, staging)
+        wanted = {"success": ended.status == 0, "failure": ended.status != 0, "always": True}[spec["when"]]
+        if wanted:
+            _collect(spec["outputs"], directory, kept, before, result)
+        return result
+    except processes.CannotStart as error:
+        return {
+            **{"cannot_start": str(error), "exit_code": error.exit_code, "signal": 0, "timed_out": False},
+            **{"stdout": b"", "stderr": b"", "cut": False, "seconds": 0.0, "argv": spec.get("argv", []), "outputs": []},
+            **{"staging": time.perf_counter() - started, "missing": [], "refused": []},
+        }
+    finally:
+        remove(directory)
+        for stream in ("stdout", "stderr"):
+            if os.path.exists(f"{directory}.{stream}"):
+                os.unlink(f"{directory}.{stream}")
+
+
+def remove(directory: str) -> None:
+    """Whatever the program did to the modes of its directories."""
+    if not os.path.isdir(directory):
+        return
+    for path, _, _ in os.walk(directory):
+        os.chmod(path, stat.S_IRWXU)
+    shutil.rmtree(directory)
+
+
+def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
+    if spec["app"] is None:
+        return None
+    if spec["archive"]:
+        return surroundings.unpacked(spec["app"], spec["archive"])
+    return surroundings.kept(spec["app"])
+
+
+def _unpacked_once(current: Any, set_id: str, name: str) -> str:
+    """Once per node and job: in the job's own directory there, and with that it goes."""
+    from . import locks  # for POSIX only, which a client need not be
+
+    target = os.path.join(current.task.cache.directory, f"app-{set_id}")
+    if not os.path.isdir(target):
+        with locks.held(f"{target}.lock"):
+            scratch = f"{target}.part"
+            shutil.rmtree(scratch, ignore_errors=True)  # of a sibling that was killed
+            if not os.path.isdir(target):
+                archives.unpack(os.path.join(current.files.kept(set_id), name), scratch)
+                os.rename(scratch, target)
+    return archives.root_of(target)
+
+
+def _environment(
+    spec: dict[str, Any], directory: str, app: Optional[str], surroundings: Surroundings
+) -> dict[str, str]:
+    """The task's own, without what is meant for its worker; the directory is the program's home."""
+    kept = (names.ENV_INSIDE,)
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not name.startswith(("BX_", "BATCHEXEC_FORK_"))
+    }
+    first = [app, os.path.join(app, "bin")] if app is not None else []
+    if surroundings.bin is not None:
+        first.append(surroundings.bin)
+    env["PATH"] = os.pathsep.join([*first, env.get("PATH", os.defpath)])
+    env["HOME"] = env["PWD"] = directory
+    for name, value in spec["env"].items():
+        env[name] = value.replace(APP, app or "")
+    return env
+
+
+def _command(
+    spec: dict[str, Any], directory: str, app: Optional[str], env: dict[str, str], surroundings: Surroundings
+) -> tuple[list[str], str]:
+    """The words, and the program to run with them."""
+    if spec["shell"] is not None:
+        return ["/bin/sh", "-c", spec["shell"].replace(APP, shlex.quote(app or ""))], "/bin/sh"
+    argv = [word.replace(APP, app or "") for word in spec["argv"]]
+    if argv[0] in _PYTHONS:
+        argv[0] = surroundings.python
+    program = processes.find(argv[0], directory, env["PATH"])
+    if "/" not in argv[0]:
+        argv[0] = program
+    return argv, program
+
+
+def _result(ended: processes.Ended, streams: tuple[str, str], argv: list[str], staging: float) -> dict[str, Any]:
+    (out, out_cut), (err, err_cut) = (_tail(path) for path in streams)
+    return {
+        "cannot_start": "",
+        "exit_code": 128 - ended.status if ended.status < 0 else ended.status,
+        "signal": max(0, -ended.status),
+        "timed_out": ended.timed_out,
+        "stdout": out,
+        "stderr": err,
+        "cut": out_cut or err_cut,
+        "seconds": ended.seconds,
+        "staging": staging,
+        "argv": argv,
+        "outputs": [],  # [path below `kept`, [names]] each
+        "missing": [],  # patterns without wildcards that nothing matched
+        "refused": [],  # texts on files that cannot be taken
+    }
+
+
+def _tail(path: str) -> tuple[bytes, bool]:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read(), size > TAIL_BYTES
+
+
+def _stamps(directory: str) -> dict[str, tuple[int, int, int]]:
+    """Every file that is there before the program; what it does not change is no output."""
+    found = {}
+    for root, _, files in os.walk(directory):
+        for name in files:
+            path = os.path.join(root, name)
+            found[path] = _stamp(path)
+    return found
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    state = os.lstat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _collect(
+    wanted: list[Any], directory: str, kept: str, before: dict[str, tuple[int, int, int]], result: dict[str, Any]
+) -> None:
+    """Move the files that match to `kept`, and list them in `result`."""
+    found: dict[str, list[str]] = {}
+    for name, pattern, inside, single in wanted:
+        matches, refused = patterns.find(directory, [f"{inside}/{pattern}" if inside else pattern])
+        result["refused"] += refused
+        changed = [path for path in matches if before.get(path_in(directory, path)) != _stamp(path_in(directory, path))]
+        if single and not changed:
+            result["missing"].append(pattern)
+        for path in changed:
+            names_of = found.setdefault(path, [])
+            if name is not None:
+                names_of.append(name)
+    # Links first: what they lead to may be an output too, and is about to be moved.
+    for path in sorted(found, key=lambda path: not os.path.islink(path_in(directory, path))):
+        source, target = path_in(directory, path), path_in(kept, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.islink(source):
+            shutil.copy2(source, target)
+        else:
+            os.rename(source, target)
+            os.chmod(target, stat.S_IMODE(os.stat(target).st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+    result["outputs"] = [[path, found[path]] for path in sorted(found)]
+
+
+def path_in(directory: str, path: str) -> str:
+    return os.path.join(directory, *path.split("/"))
+
+
+def _hand_on(result: dict[str, Any]) -> None:
+    """What the program wrote last is what this task wrote."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        left = memoryview(result[name])
+        while left:
+            left = left[os.write(descriptor, left) :]

@@ -1,0 +1,163 @@
+"""Command: an unmodified program in the place of a function; CommandResult, what came of it; BlobPath."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_WHEN = ("success", "failure", "always")
+
+
+class BlobPath:
+    """Blobs of the executor's storage account, as `container/name` or `container/prefix`.
+
+    As an input: the blob of that name, or all below the prefix, read by the nodes and not by this machine. As
+    `output_dir`: where outputs are left.
+    """
+
+    __slots__ = ("container", "prefix")
+
+    container: str
+    prefix: str
+
+    def __init__(self, path: str) -> None:
+        if "://" in path:
+            raise ValueError(f"a BlobPath is 'container/prefix', without account and scheme: {path!r}")
+        container, _, prefix = path.strip("/").partition("/")
+        if not re.fullmatch(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$web", container):
+            raise ValueError(f"a BlobPath begins with a container's name: {path!r}")
+        object.__setattr__(self, "container", container)
+        object.__setattr__(self, "prefix", prefix)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a BlobPath cannot be changed")
+
+    def __truediv__(self, name: str) -> BlobPath:
+        return BlobPath(f"{self}/{name}")
+
+    def __str__(self) -> str:
+        return f"{self.container}/{self.prefix}" if self.prefix else self.container
+
+    def __repr__(self) -> str:
+        return f"BlobPath({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlobPath) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlobPath, (str(self),)
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What came of one run of a Command.
+
+    `stdout` and `stderr` are the last 1 MB of each, decoded as UTF-8 with replacements; `cut` tells that there was
+    more. `exit_code` is 128 + n for a program killed by signal n.
+    """
+
+    exit_code: int
+    stdout: str = field(repr=False)
+    stderr: str = field(repr=False)
+    outputs: list[Any]
+    """Paths of all that was collected (BlobPaths where outputs stay in storage)."""
+    named: dict[str, list[Any]] = field(repr=False)
+    """The same by the names given in `outputs={name: pattern}`."""
+    seconds: float
+    """How long the program ran."""
+    staging_seconds: float = field(repr=False)
+    """How long it took before that to have its inputs in place."""
+    node_id: str
+    parameters: dict[str, Any]
+    command: str
+    """The command line as it was run, quoted as for a shell."""
+    cut: bool = field(default=False, repr=False)
+    timed_out: bool = field(default=False, repr=False)
+
+
+class Command:
+    """A program to run in the place of a function: `ex.submit(cmd, ...)`, `ex.map(cmd, rows)`, or `cmd(...)` here.
+
+        hydro = Command("./hydro -i {input} -o {out}", outputs={"out": "*.csv"})
+        with BatchExecutor() as ex:
+            for result in ex.map(hydro, Path("cases").glob("*.inp")):
+                print(result.exit_code, result.outputs)
+
+    command: one text, split into words as a shell would and run without one; or a list of words. `{name}` in it stands
+        for a parameter, an input, an output or, as `{app}`, the directory of the app. A value stays one word, whatever
+        is in it. `{{` and `}}` are braces.
+    inputs: files, directories, globs and BlobPaths to have in the run's directory; with names, `{name: path}`, to use
+        in the command. Those without placeholders are the same for all runs, and read once per node.
+    outputs: a pattern of files to bring here, several, or `{name: pattern}`. `{name}` in the command is the file's
+        name; where the pattern has wildcards, a directory in which they are looked for.
+    env: environment variables of the program, as values (placeholders allowed) or names to pass on from here.
+    app: a directory or an archive (zip, tar) that holds the program; its root and `bin` come first on PATH.
+    when: collect outputs after "success" (exit code 0), "failure" or "always".
+    check: raise CommandFailed for an exit code other than 0.
+    shell: give the text to `/bin/sh -c`; every value in it is quoted.
+    cores, memory, timeout: cores and GiB of one run, and the seconds after which it is ended.
+
+    Parameters of a run are keywords, or one mapping; any other single argument is the parameter `input`, a file. Values
+    that are a Path or a BlobPath are files too: they are sent, and their placeholder is their name there.
+
+    Raises TypeError or ValueError for a command that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        command: str | Sequence[str | os.PathLike[str]],
+        *,
+        inputs: Any = None,
+        outputs: str | Sequence[str] | Mapping[str, str] | None = None,
+        env: Mapping[str, Any] | Sequence[str] | None = None,
+        app: str | os.PathLike[str] | None = None,
+        when: str = "success",
+        check: bool = True,
+        shell: bool = False,
+        cores: int | None = None,
+        memory: float | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        from ._command.templates import Templates, checked_command, checked_env, checked_paths, checked_patterns
+
+        self.command = checked_command(command, shell)
+        self.inputs = checked_paths(inputs)
+        self.outputs = checked_patterns(outputs)
+        self.env = checked_env(env)
+        self.app = None if app is None else Path(app)
+        if when not in _WHEN:
+            raise ValueError(f"when={when!r}: expected 'success', 'failure' or 'always'")
+        for name, value in (("cores", cores), ("memory", memory), ("timeout", timeout)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value!r}: expected more than 0")
+        self.when = when
+        self.check = check
+        self.shell = shell
+        self.cores = cores
+        self.memory = memory
+        self.timeout = timeout
+        self._templates = Templates(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
+        """Run it here, in a directory of its own below the temporary one; outputs stay there.
+
+        Raises CommandFailed, FilesError and OutputError as on a node.
+        """
+        from ._command.here import run_here
+
+        return run_here(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"Command({self.text!r})"
+
+    @property
+    def text(self) -> str:
+        """The command line with its placeholders."""
+        return self.command if isinstance(self.command, str) else " ".join(str(word) for word in self.command)
