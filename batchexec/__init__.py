@@ -33,7 +33,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in ("errors", "joblib"):
-        return importlib.import_module(".errors", __name__)
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -11,14 +11,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._settings import account, checks, layers, nodes, sizes, table
-from ._settings.given import CONFIG, FILE, KEYWORD, UNSET, Given, Origin
+from ._settings.given import CONFIG, FILE, KEYWORD, UNSET, Given, Origin, Secret
+from ._settings.nodes import host_of
 from ._settings.sizes import vcpus
 from ._settings.table import setting
 from ._settings.values import converted
 from ._settings.wording import quoted, unknown
 from .errors import ConfigError
 
-__all__ = ["BatchConfig", "markdown_table", "vcpus"]
+__all__ = ["BatchConfig", "Secret", "host_of", "markdown_table", "sizes", "vcpus"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

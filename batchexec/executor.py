@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import threading
 import time
 import types
@@ -12,13 +13,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from ._exits import exiting, interrupt, register, wait_for
 from ._inline import LocalCall, run_chunks, run_now
 from ._report.progress import Progress
 from ._wire import names
-from .command import Command
 from .config import BatchConfig
 from .errors import BrokenBatchExecutor, InitializerError, NestedExecutorError, PayloadError
 from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._engine.resources import Place
     from ._engine.work import Call, Chunk, Part
     from ._source.files import FileSet
+    from .command import Command
 
 T = TypeVar("T")
 Item = tuple[tuple[Any, ...], dict[str, Any]]
@@ -112,6 +113,7 @@ class BatchExecutor(Executor):
         self._inline_broken: InitializerError | None = None
         self._pid = os.getpid()
         self._tables = itertools.count(1)  # of sweeps of Commands, where outputs go
+        self._said: set[str] = set()  # warnings about Commands
         self._files: FileSet | None = None  # of the configuration, once they were looked at
         if (self._config.cores or self._config.memory) and not self._inline:
             self._resources()  # more than a node has is said before anything is sent
@@ -124,7 +126,7 @@ class BatchExecutor(Executor):
         Raises RuntimeError after shutdown and what broke the executor (a BrokenBatchExecutor), as the standard
         library does; whatever is wrong with the call itself arrives through the future.
         """
-        if isinstance(fn, Command):
+        if _is_command(fn):
             return self._commands().submit(fn, args, kwargs)  # type: ignore[return-value]
         number, first = self._ready(1)
         seed = self._config.seed
@@ -158,7 +160,7 @@ class BatchExecutor(Executor):
         return_exceptions: give exceptions as results in their places, instead of raising the first.
         resume: of a Command: the directory for its table and outputs; runs that are done there are not run again.
         """
-        if resume is not None and not isinstance(fn, Command):
+        if resume is not None and not _is_command(fn):
             raise TypeError("resume= is for a Command, whose runs leave files and a table that tell what is done")
         if resume is not None and buffersize is not None:
             raise TypeError("resume= compares all runs with the table: leave buffersize= out")
@@ -170,14 +172,14 @@ class BatchExecutor(Executor):
         items = zip(*iterables, strict=False) if iterables else iter(())
         if buffersize is None:
             known = list(items)
-            if isinstance(fn, Command):
+            if _is_command(fn):
                 source = self._commands().send_all(fn, known, chunksize or 1, resume)
             else:
                 source = self._send_all(fn, known, chunksize or self._chunksize(len(known)))
             ahead = None
         else:
             size = chunksize or 1
-            if isinstance(fn, Command):
+            if _is_command(fn):
                 source = self._commands().send_by_and_by(fn, items, min(size, buffersize))
             else:
                 source = self._send_by_and_by(fn, items, min(size, buffersize))
@@ -401,6 +403,7 @@ class BatchExecutor(Executor):
             future=future,
             offset=offset,
             is_map=is_map,
+            filesets=filesets,
         )
 
     def _warn_of_paths(self, call: Call, items: list[Item]) -> None:
@@ -495,12 +498,14 @@ class BatchExecutor(Executor):
             on_azure=self.where == "azure",
             inline=self._inline,
             ready=self._ready,
+            base=self._engine.board.base if self._engine is not None else os.getcwd(),
             files=self._own_files,
             resources=self._resources,
             initializing=self._initializing,
             chunk=self._chunk,
             send=self._send,
             tables=self._tables,
+            said=self._said,
         )
 
     def _interrupted(self) -> None:
@@ -511,3 +516,9 @@ class BatchExecutor(Executor):
         if engine is None or engine.foreign:
             return
         interrupt(engine)
+
+
+def _is_command(fn: Callable[..., Any]) -> TypeGuard[Command]:
+    """Nobody who has one has not imported its module: a bare executor need not."""
+    module = sys.modules.get("batchexec.command")
+    return module is not None and isinstance(fn, module.Command)

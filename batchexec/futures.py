@@ -21,7 +21,8 @@ class Outcome(NamedTuple):
     error: BaseException | None
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finished:
     """An item that came back, before its future has it."""
 
     item: int

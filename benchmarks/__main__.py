@@ -1,5 +1,5 @@
 """The command `python -m benchmarks`: a table of times and ratios, with `profile` where the time goes, with
-`control-plane` how many tasks the emulator takes."""
+`control-plane` how many tasks the emulator takes, with `files` what files cost that travel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import control_plane, measure, profile, table
+from . import control_plane, measure, profile, staging, table
 from .cases import CASES, QUICK, Sizes
 
 _PRELOADED = ["multiprocessing.pool", "operator", "benchmarks.work"]
@@ -18,7 +18,7 @@ _PRELOADED = ["multiprocessing.pool", "operator", "benchmarks.work"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("mode", nargs="?", choices=["compare", "profile", "control-plane"], default="compare")
+    parser.add_argument("mode", nargs="?", choices=["compare", "profile", "control-plane", "files"], default="compare")
     parser.add_argument("--quick", action="store_true", help="one small round, to see that everything runs")
     parser.add_argument("--repetitions", type=int, default=9, metavar="N")
     parser.add_argument("--chunks", type=int, default=500, metavar="N", help="of the profile")
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif options.mode == "control-plane":
         report = control_plane.measure(200 if options.quick else options.tasks, measure.to_stderr)
         shown = control_plane.lines(report)
+    elif options.mode == "files":
+        report = staging.measure(staging.QUICK if options.quick else staging.Load(), measure.to_stderr)
+        shown = staging.lines(report)
     else:
         names = options.case or [case.name for case in CASES]
         report = measure.measure(repetitions, QUICK if options.quick else Sizes(), names, measure.to_stderr)

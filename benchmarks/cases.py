@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .contenders import BATCHEXEC, FLOOR, FORKSERVER, NOOP, OWN, PROCESSES, Contender, Function, opened
+from . import search
+from .contenders import BATCHEXEC, FLOOR, FORKSERVER, LOKY, NOOP, OWN, PROCESSES, Contender, Function, opened
+from .errors import WrongResultError
 
 EXECUTORS = (BATCHEXEC, PROCESSES, FORKSERVER)
 ALL = (*EXECUTORS, FLOOR)
@@ -26,9 +28,10 @@ class Sizes:
     items: int = 1000
     item_chunks: int = 100
     round_trips: int = 20
+    search_points: int = 4  # of each of two parameters
 
 
-QUICK = Sizes(chunks=4, items=20, item_chunks=4, round_trips=2)
+QUICK = Sizes(chunks=4, items=20, item_chunks=4, round_trips=2, search_points=1)
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,6 @@ class Case:
     run: Callable[[Contender, Sizes], list[float]] | None = None
     alone: Callable[[str, Sizes], list[float]] | None = None
     per: str = field(default="ms")
-
-
-class WrongResultError(Exception):
-    """A contender answered something else than was asked for: its time means nothing."""
 
 
 def dispatch(contender: Contender, sizes: Sizes) -> list[float]:
@@ -104,6 +103,10 @@ def dispatch_script(name: str, sizes: Sizes) -> list[float]:
     return [float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)]
 
 
+def grid_search(name: str, sizes: Sizes) -> list[float]:
+    return [search.search(name, sizes.search_points)]
+
+
 CASES = (
     Case("dispatch", "one-item no-op chunks by submit", ALL, dispatch, per="ms per chunk"),
     Case("dispatch-map", "the same by map(chunksize=1)", ALL, dispatch_map, per="ms per chunk"),
@@ -120,6 +123,7 @@ CASES = (
     Case("another", "a further executor in the same process: to its first result", EXECUTORS, alone=another_executor),
     Case("cold-start", "interpreter start to first result", EXECUTORS, alone=cold_start),
     Case("program", "interpreter start to the end of that program", EXECUTORS, alone=whole_program),
+    Case("joblib", "GridSearchCV of an SVM over the digits, by joblib", (BATCHEXEC, LOKY), alone=grid_search),
 )
 
 

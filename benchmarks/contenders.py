@@ -18,11 +18,13 @@ from . import work
 
 WORKERS = 2
 BATCHEXEC, PROCESSES, FORKSERVER, FLOOR = "batchexec", "processes", "forkserver", "floor"
+LOKY = "loky"
 NAMES = {
     BATCHEXEC: "BatchExecutor, local: a fresh process per chunk",
     PROCESSES: "ProcessPoolExecutor, spawn: two processes that stay",
     FORKSERVER: "multiprocessing.Pool(maxtasksperchild=1), forkserver: a fresh process per chunk",
     FLOOR: "fork, connect, GET, PUT, exit; nothing else",
+    LOKY: "joblib's own backend: two processes that stay",
 }
 Function = Callable[[int], int]
 NOOP: Function = operator.neg  # known to every Python: nobody has to ship or import it

@@ -126,3 +126,13 @@ def leave_locked_directory() -> None:
 
 def environment(*names: str) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in names}
+
+
+def leave_megabytes_within(name: str, count: int, memory: int) -> None:
+    """The same in a process that may have only so many bytes more than now, until its end."""
+    import resource
+
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
+    leave_megabytes(name, count)

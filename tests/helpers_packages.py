@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
 
 
-def use_published(number: int) -> tuple[int, str, list[str]]:
-    """By a pure package and a compiled one, which come with others that the tests are run by."""
+def use_published(number: int) -> tuple[int, str | None, list[str]]:
+    """By a pure package and a compiled one, which come with others that the tests are run by; who installed them."""
+    from importlib.metadata import distribution
+
     import frozenlist
     import sortedcontainers
 
     frozen = frozenlist.FrozenList(sortedcontainers.SortedList([number, 3, 1]))
     frozen.freeze()
     compiled = sys.modules["frozenlist._frozenlist"].__file__
-    return sum(frozen), sys.executable, [str(sortedcontainers.__file__), str(compiled)]
+    installer = distribution("frozenlist").read_text("INSTALLER")
+    return sum(frozen), installer, [str(sortedcontainers.__file__), str(compiled)]
+
+
+def look_into_environment(*names: str) -> tuple[list[str], list[str]]:
+    """Modules of these names that are in the task's environment, and those that are elsewhere."""
+    import importlib
+
+    files = {name: str(importlib.import_module(name).__file__) for name in names}
+    own = [name for name, file in files.items() if "/batchexec/environments/" in file]
+    return own, [name for name in names if name not in own]
 
 
 def use_made(number: int) -> dict[str, Any]:
@@ -44,3 +57,22 @@ def make_wheels(folder: Any) -> Any:
     for version in ("1.0", "2.0"):
         wheel(folder, "second", version)
     return folder
+
+
+def use_second(number: int) -> str:
+    import second
+
+    return str(second.VERSION)
+
+
+def use_large(name: str) -> str:
+    import importlib
+
+    return str(importlib.import_module(name).VERSION)
+
+
+def crash_in_environment() -> None:
+    import second
+
+    assert second.VERSION == "1.0"
+    os.kill(os.getpid(), signal.SIGSEGV)

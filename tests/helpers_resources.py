@@ -40,3 +40,24 @@ def needs_numpy(count: int) -> Any:
     import numpy as np
 
     return np.zeros(count)
+
+
+def read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def whoami(number: int) -> tuple[int, bool, str]:
+    """User, whether HOME is the working directory, and a file left in it."""
+    home = os.path.expanduser("~")
+    with open(os.path.join(home, f"file{number}"), "w") as file:
+        file.write("kept at home")
+    return os.getuid(), os.path.samefile(home, os.getcwd()), read(os.path.join(home, f"file{number}"))
+
+
+def fitted() -> list[float]:
+    import numpy as np
+    from sklearn.linear_model import LinearRegression
+
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    return list(map(float, LinearRegression().fit(x, x @ [1.0, 2.0, 3.0]).coef_))

@@ -51,6 +51,7 @@ class Account:
             "storage_key": self.ready["storage_key"],
             "blob_endpoint": self.ready["blob_endpoint"],
             "python": sys.executable,
+            "requirements": None,  # it has all that tests use
         }
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -61,6 +62,7 @@ class Account:
             AZURE_BATCH_ACCESS_KEY=self.ready["batch_key"],
             AZURE_STORAGE_CONNECTION_STRING=self.ready["connection_string"],
             BATCHEXEC_PYTHON=sys.executable,
+            BATCHEXEC_REQUIREMENTS="none",
             **more,
         )
 

@@ -73,7 +73,7 @@ _BACKEND = """
 import glob, os, zipfile
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     stem = {stem!r}
-    metadata = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+    metadata = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\nRequires-Dist: batchexec\\n"
     with zipfile.ZipFile(os.path.join(folder, stem + "-py3-none-any.whl"), "w") as archive:
         for path in glob.glob("**/*.py", recursive=True):
             if path != "backend_of_it.py":
@@ -86,7 +86,8 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 
 
 def project(folder: Path, name: str, version: str = "1.0", files: Mapping[str, str] | None = None) -> Path:
-    """A project with a build backend of its own, which needs no network. `files` as for `wheel`."""
+    """A project that requires batchexec, with a build backend of its own, which needs no network. `files` as for
+    `wheel`."""
     stem = f"{name.replace('-', '_')}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(

@@ -16,7 +16,12 @@ import helpers_containers
 
 from batchexec.testing import local_azure
 
-VARIABLES = {"BATCHEXEC_PYTHON": sys.executable, "BATCHEXEC_POOL_ID": "place", "BATCHEXEC_ECHO": "true"}
+VARIABLES = {
+    "BATCHEXEC_PYTHON": sys.executable,
+    "BATCHEXEC_REQUIREMENTS": "none",  # it has all that the suite uses, or shares it
+    "BATCHEXEC_POOL_ID": "place",
+    "BATCHEXEC_ECHO": "true",
+}
 
 
 class Place:

@@ -19,6 +19,7 @@ from typing import Any
 
 import helpers_work as work
 import pytest
+from helpers_disks import small_disk
 from helpers_service import Account, scrubbed, service, until
 
 from batchexec import BatchExecutor
@@ -327,19 +328,6 @@ def test_a_gateway_that_stays_bad_is_told_in_time(account: Account, setting: str
 
 
 # full disks
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A disk of this size, and of 300 files, at `folder`."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=300", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CONTENDERS = {"batchexec", "processes", "forkserver", "floor"}
+OF_JOBLIB = {"batchexec", "loky"}
 WARM = {"dispatch", "dispatch-map", "dispatch-own", "map", "round-trip"}
 ALONE = {"dispatch-script", "another", "cold-start", "program"}
 
@@ -41,9 +42,11 @@ def benchmark(file: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
 
 def test_every_case_meets_all_its_contenders(quick: tuple[str, dict[str, Any]]) -> None:
     cases = quick[1]["cases"]
-    assert set(cases) == WARM | ALONE
+    assert set(cases) == WARM | ALONE | {"joblib"}
     for name, case in cases.items():
         expected = CONTENDERS if name in WARM else CONTENDERS - {"floor"}
+        if name == "joblib":
+            expected = OF_JOBLIB
         assert set(case["contenders"]) == expected
         assert set(case["ratios"]) == expected - {"batchexec"}
 
@@ -67,7 +70,7 @@ def test_the_report_names_machine_and_repetitions(quick: tuple[str, dict[str, An
 
 def test_the_table_shows_every_case_and_contender(quick: tuple[str, dict[str, Any]]) -> None:
     text = quick[0]
-    for name in (*WARM, *ALONE, *CONTENDERS):
+    for name in (*WARM, *ALONE, "joblib", *CONTENDERS, *OF_JOBLIB):
         assert name in text
 
 
@@ -99,3 +102,14 @@ def test_the_control_plane_takes_and_completes_every_task(tmp_path: Path) -> Non
             assert load[phase]["per_second"] > 0
             assert load[phase]["rss_mb"] > 10
     assert report["loads"]["inline with --data-dir"]["restart_seconds"] > 0
+
+
+def test_each_content_of_files_moves_once(tmp_path: Path) -> None:
+    text, report = benchmark(tmp_path / "files.json", "files")
+    counted = report["counted"]
+    for what in ("contents to storage", "contents to the node"):
+        assert counted[what]["bytes"] == report["distinct_bytes"]
+        assert what in text
+    assert counted["contents to storage"]["requests"] == 1
+    assert counted["contents to the node"]["requests"] < report["files"]
+    assert report["seconds"] > 0

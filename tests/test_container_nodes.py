@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -56,6 +57,19 @@ def test_a_map_runs_in_containers(settings: dict[str, Any]) -> None:
         assert seen["python"].startswith("/usr/bin/python3")
         assert {"AZ_BATCH_JOB_ID", "AZ_BATCH_TASK_WORKING_DIR", "AZ_BATCH_NODE_ROOT_DIR"} <= set(seen["batch"])
         assert not [value for value in seen["values"] if "sig=" in value], "signatures are not for user code"
+
+
+def test_files_are_in_the_containers_and_large_ones_there_once(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/small").write_bytes(b"x" * 1000)
+    (tmp_path / "in/large").write_bytes(b"x" * 3_000_000)
+    monkeypatch.chdir(tmp_path)
+    with BatchExecutor(**settings, files=["in"]) as executor:
+        found = list(executor.map(os.stat, ["in/small", "in/large"] * 2, chunksize=2))
+    assert [state.st_size for state in found] == [1000, 3_000_000] * 2
+    assert [state.st_nlink > 1 for state in found] == [False, True] * 2
 
 
 def test_an_exception_comes_back_with_its_traceback(settings: dict[str, Any]) -> None:

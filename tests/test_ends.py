@@ -160,6 +160,7 @@ def as_azure(account: Account) -> dict[str, str]:
         "AZURE_STORAGE_CONNECTION_STRING": ready["connection_string"],
         "BATCHEXEC_POOL_ID": "fixed",
         "BATCHEXEC_PYTHON": sys.executable,
+        "BATCHEXEC_REQUIREMENTS": "none",
     }
 
 

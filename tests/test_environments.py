@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pip
 import pytest
+from helpers_environments import MADE, Other, build_quickly
 from helpers_packages import make_wheels, use_made
 from helpers_service import until
 from helpers_venv import Interpreter
@@ -29,10 +26,6 @@ from batchexec._worker.installer import has_all
 from batchexec._worker.node_environments import NodeEnvironments
 from batchexec._worker.pip_settings import PipSettings
 from batchexec.errors import RequirementsError
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
-
 
 # through the executor
 
@@ -126,54 +119,8 @@ def test_nothing_is_installed_where_the_interpreter_has_it_all() -> None:
 # the directory of environments, by several processes
 
 
-def build_quickly(directory: str, scratch: str) -> None:
-    Path(directory, "made").write_text(str(os.getpid()))
-
-
-class Other:
-    """A process that makes the environment `key` of `root`, by `build`, and then stays as a task that uses it."""
-
-    def __init__(self, root: Path, build: Callable[[str, str], None] = build_quickly, key: str = "key") -> None:
-        self.ours, theirs = PROCESSES.Pipe()
-        self.process = PROCESSES.Process(target=self._run, args=(theirs, root, build, key))
-        self.process.start()
-        theirs.close()
-
-    @staticmethod
-    def _run(pipe: Connection, root: Path, build: Callable[[str, str], None], key: str) -> None:
-        said: list[str] = []
-        try:
-            made = NodeEnvironments(str(root), "job", said.append).make(key, build)
-            pipe.send((Path(str(made.directory), "made").read_text(), said))
-        except InstallError as error:
-            pipe.send((error.kind, said))
-        pipe.recv()
-
-    def told(self) -> tuple[str, list[str]]:
-        assert self.ours.poll(20)
-        found: tuple[str, list[str]] = self.ours.recv()
-        return found
-
-    def end(self) -> None:
-        self.ours.send("end")
-        self.process.join(10)
-        assert self.process.exitcode == 0
-
-    def kill(self) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.join(10)
-
-
 def names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if not path.name.startswith("cache"))
-
-
-def build_until(go: Path, directory: str, scratch: str) -> None:
-    """Tell how far it is, and end when `go` is there."""
-    build_quickly(directory, scratch)
-    NodeEnvironments(os.path.dirname(directory), "job", print).progress("key", "pip: half way")
-    until(go.exists, seconds=60)
 
 
 def never_called(directory: str, scratch: str) -> None:
@@ -182,30 +129,29 @@ def never_called(directory: str, scratch: str) -> None:
 
 def test_of_several_that_need_it_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
     root, go = tmp_path / "environments", tmp_path / "go"
-
-    first = Other(root, functools.partial(build_until, go))
+    maker = Other(root, go=go)
     until(lambda: (root / "key.progress").exists())
-    others = [Other(root, never_called) for _ in range(3)]
+    others = [Other(root) for _ in range(3)]
     for other in others:
-        assert not other.ours.poll(0.15)
+        assert other.line() == "another task installs the packages: pip: half way"
+    assert not (root / "key").exists()
     go.touch()
-    maker = str(first.process.pid)
-    assert first.told() == (maker, [])
-    for other in others:
-        assert other.told() == (maker, ["another task installs the packages: pip: half way"])
-    for process in (first, *others):
+    for process in (maker, *others):
+        assert process.line() == maker.id
+    for process in (maker, *others):
         process.end()
-    assert [name.partition(".")[2] for name in names(root)][::2] == ["", "lock"]
+    assert len(names(root)) == 3, "link, directory and lock"
 
 
 def test_a_killed_installation_leaves_nothing_that_is_used(tmp_path: Path) -> None:
     root = tmp_path / "environments"
-    first = Other(root, functools.partial(build_until, tmp_path / "never"))
-    until(lambda: list(root.glob("key.*/made")))
-    (half,) = (path.parent for path in root.glob("key.*/made"))
+    maker = Other(root, go=tmp_path / "never")
+    until(lambda: list(root.glob(f"key.*/{MADE}")))
+    (half,) = (path.parent for path in root.glob(f"key.*/{MADE}"))
     waiting = Other(root)
-    first.kill()
-    assert waiting.told()[0] == str(waiting.process.pid)
+    assert waiting.line().startswith("another task")
+    maker.kill()
+    assert waiting.line() == waiting.id
     assert not half.exists(), "what was half made is gone"
     waiting.end()
     assert len(names(root)) == 3
@@ -213,7 +159,7 @@ def test_a_killed_installation_leaves_nothing_that_is_used(tmp_path: Path) -> No
 
 def failing(kind: str) -> Callable[[str, str], None]:
     def build(directory: str, scratch: str) -> None:
-        Path(directory, "made").write_text("half")
+        Path(directory, MADE).write_text("half")
         raise InstallError(kind, f"{kind} {os.getpid()}", "pip")
 
     return build
@@ -224,7 +170,7 @@ def test_a_failure_is_remembered_for_its_job_as_long_as_it_holds(tmp_path: Path,
     environments = NodeEnvironments(str(tmp_path), "job", lambda line: None)
     with pytest.raises(InstallError, match=kind):
         environments.make("key", failing(kind))
-    assert not list(tmp_path.glob("*/made"))
+    assert not list(tmp_path.glob(f"*/{MADE}"))
     if kind == "disk":
         assert environments.make("key", build_quickly).directory
         return
@@ -243,26 +189,19 @@ def test_a_failure_is_remembered_for_its_job_as_long_as_it_holds(tmp_path: Path,
 
 
 def test_what_was_not_used_for_the_longest_time_goes_and_nothing_that_is_used(tmp_path: Path) -> None:
-    users = [Other(tmp_path, key=f"used{number}") for number in range(2)]
-    for user in users:
-        user.told()
+    user = Other(tmp_path, "used0", "used1")
+    free = [f"free{number}" for number in range(node_environments.KEPT + 2)]
+    earlier = Other(tmp_path, *free)
+    for process, count in ((user, 2), (earlier, len(free))):
+        assert [process.line() for _ in range(count)] == [process.id] * count
+    earlier.end()
+    for age, key in enumerate([*reversed(free), "used0", "used1"]):
+        os.utime(tmp_path / f"{key}.lock", (time.time() - 100 * age,) * 2)
     ours = NodeEnvironments(str(tmp_path), "job", lambda line: None)
-    for number in range(node_environments.KEPT + 2):
-        other = Other(tmp_path, key=f"free{number}")
-        other.told()
-        other.end()
-        age = time.time() - 10_000 + number
-        os.utime(tmp_path / f"free{number}.lock", (age, age))
-    for number in range(2):
-        os.utime(tmp_path / f"used{number}.lock", (1, 1))
     assert ours.make("last", build_quickly).directory
     complete = {path.name for path in tmp_path.iterdir() if path.is_symlink()}
-    assert {"used0", "used1", "last", "free9"} <= complete
-    assert "free0" not in complete
-    assert "free1" not in complete
-    assert len(complete) <= node_environments.KEPT + 3
-    for user in users:
-        user.end()
+    assert complete == {"used0", "used1", "last", *free[-node_environments.KEPT + 1 :]}
+    user.end()
 
 
 def test_a_node_that_comes_back_makes_its_environments_anew(tmp_path: Path) -> None:
@@ -305,6 +244,7 @@ def test_credentials_that_no_such_file_can_hold_go_by_the_environment(tmp_path: 
     )
     assert found.arguments() == ["--pre"]
     env = found.environment(str(tmp_path / "scratch"), str(tmp_path / "cache"))
+    assert env["PIP_INDEX_URL"] == env["UV_INDEX_URL"] == "https://me:one-pass@h.example/a"
     assert env["PIP_EXTRA_INDEX_URL"] == env["UV_EXTRA_INDEX_URL"] == "https://me:other-pass@h.example/b"
     assert "other-pass" not in found.masked("other-pass")
     for words in (["-f", "https://h.example/?sig=top-secret"], ["-i", "https://only-a-token@h.example/"]):

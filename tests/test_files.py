@@ -9,16 +9,19 @@ import pathlib
 import socket
 import stat
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_service import Account, service
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchexec import BatchExecutor
 from batchexec._engine import hints
-from batchexec._source.files import FileSet, entry_for, file_set
+from batchexec._source.files import FileSet, entry_for, file_set, relative
 from batchexec.command import BlobPath
 from batchexec.errors import FilesError, RemoteTraceback
 
@@ -65,6 +68,12 @@ def test_paths_directories_and_globs_keep_their_places(tree: Tree) -> None:
     assert places(["**/*.csv", "*.csv"]) == ["[x].csv", "a.csv", "b.csv", "deep/er/c.csv"]
     assert places(["[x].csv"]) == ["[x].csv"]  # a file of that name is no pattern
     assert file_set(["deep"]).directories == ("deep", "deep/empty", "deep/er")
+
+
+def test_the_current_directory_may_have_another_name(tree: Tree, tmp_path: Path) -> None:
+    tree({"deep/a.csv": "1"})
+    (tmp_path / "alias").symlink_to(tmp_path / "here")
+    assert places([str(tmp_path / "alias/deep/a.csv")]) == ["deep/a.csv"]
 
 
 def test_a_mapping_gives_other_places(tree: Tree, tmp_path: Path) -> None:
@@ -173,6 +182,15 @@ def test_an_unreadable_file_is_refused(tree: Tree, monkeypatch: pytest.MonkeyPat
         pytest.skip("this user may read everything")
     with pytest.raises(FilesError, match="cannot be read"):
         file_set(["a"])
+
+
+@given(st.text(st.sampled_from("a./\\ \n~")) | st.text())
+def test_no_place_there_is_outside_of_the_directory(target: str) -> None:
+    try:
+        path = relative(target)
+    except FilesError:
+        return
+    assert os.path.normpath(os.path.join("/top", path)) == os.path.join("/top", path).rstrip("/")
 
 
 # to nodes and back
@@ -296,6 +314,25 @@ def test_each_content_moves_once_to_storage_and_once_to_the_node(
     assert requests(account) == [1, 1, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
+def test_a_large_file_is_never_whole_in_memory(tree: Tree, settings: dict[str, Any]) -> None:
+    size = 400_000_000
+    with (tree({}) / "large").open("wb") as file:
+        file.truncate(size)
+    tracemalloc.start()
+    try:
+        with BatchExecutor(**settings, files=["large"]) as executor:
+            future = executor.submit(os.path.getsize, "large")
+            assert future.result(120) == size
+            _, here = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    there = future.timing.peak_memory if future.timing else None
+    assert here < 150_000_000
+    assert there is not None
+    assert there < 150_000_000
+
+
 KINDS = ("bundle", "content", "listing")
 
 
@@ -332,6 +369,16 @@ def test_blobs_are_read_by_the_nodes(account: Account, tree: Tree, settings: dic
             *(b"own.txt", b"in/set/a.csv", "in/set/b/ü '&%2F.csv".encode(), b"one.csv"),
         }
         assert found[b"one.csv"][0] == hashlib.sha256(b"single.csv" * 1000).hexdigest()
+    with BatchExecutor(**settings, files={".": BlobPath("inputs/set"), "all": BlobPath("inputs")}) as executor:
+        found = executor.submit(look).result(30)
+        assert {b"a.csv", "b/ü '&%2F.csv".encode(), b"all/set/a.csv", b"all/single.csv"} <= set(found)
+    with BatchExecutor(**settings, files={"settle.csv": "own.txt", ".": BlobPath("inputs")}) as executor:
+        with pytest.raises(FilesError, match=r"would both be 'settle\.csv'"):
+            executor.submit(look).result(30)
+    container.upload_blob(f"up/{'x' * 300}", b"")
+    with BatchExecutor(**settings, files=[BlobPath("inputs/up")]) as executor:
+        with pytest.raises(FilesError, match="more than 255 bytes"):
+            executor.submit(look).result(30)
     with BatchExecutor(**settings, files=[BlobPath("inputs/nothing")]) as executor:
         with pytest.raises(FilesError, match="no blob at 'inputs/nothing'"):
             executor.submit(look).result(30)
@@ -400,6 +447,7 @@ def test_windows_paths_among_arguments_are_warned_of() -> None:
     assert hints.local_path([((pathlib.PureWindowsPath("C:/x"), 3, None, b"/"), {"x": [1.5]})]) is None
 
 
+@pytest.mark.slow
 def test_work_on_this_machine_is_not_warned_of_paths(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
     here = str(tree({"in.csv": "1"}) / "in.csv")
     with caplog.at_level(logging.WARNING, "batchexec"), BatchExecutor(max_workers=1, echo=False) as executor:

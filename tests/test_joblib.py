@@ -34,7 +34,7 @@ def account() -> Iterator[Account]:
 @pytest.fixture(scope="module")
 def executor(account: Account) -> Iterator[BatchExecutor]:
     batchexec.joblib.register()
-    with BatchExecutor(**account.settings, pool_id="fixed", requirements=None, max_workers=SLOTS) as executor:
+    with BatchExecutor(**account.settings, pool_id="fixed", max_workers=SLOTS) as executor:
         yield executor
 
 
@@ -87,6 +87,7 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
     return {name: list(values) for name, values in results.items() if not name.endswith("_time")}
 
 
+@pytest.mark.slow
 def test_a_grid_search_is_that_of_this_process(ex: BatchExecutor, digits: tuple[Any, Any]) -> None:
     from sklearn.model_selection import GridSearchCV, cross_val_score
     from sklearn.svm import SVC
@@ -105,12 +106,12 @@ def test_a_grid_search_over_the_digits_is_that_of_loky(ex: BatchExecutor, digits
     from sklearn.model_selection import GridSearchCV
     from sklearn.svm import SVC
 
-    svc = {"C": np.logspace(-1, 3, 4), "gamma": np.logspace(-4, -1, 4)}
-    forest = {"n_estimators": [5, 20], "max_features": [4, 8]}
+    svc = {"C": [0.1, 10.0], "gamma": [1e-4, 1e-3, 1e-2]}
+    forest = {"n_estimators": [5, 20]}
     for model, grid in ((SVC(), svc), (RandomForestClassifier(random_state=np.random.RandomState(1)), forest)):
-        ours = GridSearchCV(model, grid, return_train_score=True).fit(*digits)
+        ours = GridSearchCV(model, grid, cv=3).fit(*digits)
         with parallel_config("loky", n_jobs=2):
-            lokys = GridSearchCV(model, grid, return_train_score=True).fit(*digits)
+            lokys = GridSearchCV(model, grid, cv=3).fit(*digits)
         assert scores(ours.cv_results_) == scores(lokys.cv_results_)
 
 
@@ -130,7 +131,7 @@ def endless() -> Iterator[Any]:
 def test_a_generator_of_results_takes_an_endless_iterator(ex: BatchExecutor) -> None:
     results = Parallel(return_as="generator")(endless())
     assert [next(results) for _ in range(3)] == [-1, -1, -1]
-    with pytest.warns(UserWarning, match="not used"):
+    with pytest.warns(UserWarning, match="not used|cancelled"):
         results.close()
 
 
@@ -213,7 +214,7 @@ def test_n_jobs_and_batch_size_are_kept(account: Account, ex: BatchExecutor) -> 
     assert len(Parallel(batch_size=5)(delayed(neg)(n) for n in range(10))) == 10
     assert ex.stats().chunks - before == 2
     account.pool("wide", slots=4)
-    with BatchExecutor(**account.settings, pool_id="wide", requirements=None, max_workers=4) as wide:
+    with BatchExecutor(**account.settings, pool_id="wide", max_workers=4) as wide:
         with parallel_config("azure_batch", executor=wide):
             spans = Parallel(n_jobs=2)(delayed(span)(0.05) for _ in range(8))
     assert max(sum(start <= at < end for start, end in spans) for at, _ in spans) <= 2
@@ -232,7 +233,7 @@ def test_an_executor_of_its_own_goes_with_the_block(account: Account, executor: 
     before = account.jobs()
     gc.disable()
     try:
-        with parallel_config("azure_batch", **account.settings, pool_id="fixed", requirements=None, max_workers=1):
+        with parallel_config("azure_batch", **account.settings, pool_id="fixed", max_workers=1):
             assert joblib.effective_n_jobs() == 2  # a single slot, but not this process
             for _ in range(2):
                 found = Parallel()(delayed(process)(number) for number in range(4))
@@ -244,7 +245,7 @@ def test_an_executor_of_its_own_goes_with_the_block(account: Account, executor: 
 
 
 def test_an_executor_that_takes_no_more_is_an_error(account: Account, executor: BatchExecutor) -> None:
-    over = BatchExecutor(**account.settings, pool_id="fixed", requirements=None)
+    over = BatchExecutor(**account.settings, pool_id="fixed")
     over.shutdown()
     with parallel_config("azure_batch", executor=over), pytest.raises(RuntimeError, match="after shutdown"):
         Parallel()(delayed(neg)(n) for n in range(3))

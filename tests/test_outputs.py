@@ -14,7 +14,7 @@ import helpers_outputs as outputs
 import pytest
 from helpers_service import Account, service
 
-from batchexec import BatchExecutor, BlobPath
+from batchexec import BatchExecutor, BatchFuture, BlobPath
 from batchexec._cli import main
 from batchexec._engine.destinations import Unplaceable, parts
 from batchexec._wire import envelope, names
@@ -63,18 +63,18 @@ def test_each_item_has_its_files_as_it_left_them(executor: Callable[..., BatchEx
         assert os.access(tmp_path / str(number) / "plain.out", os.X_OK)
         assert not os.access(tmp_path / str(number) / "empty.out", os.X_OK)
     # What is taken is gone for the next item, as if that were alone; what is not, stays.
-    assert [name for name in third if name.endswith(".out")] == [".hidden.out"]  # type: ignore[attr-defined]
+    assert [name for name in third if name.endswith(".out")] == [".hidden.out"]
     assert first == [name for name in first if name.startswith(".batchexec-")]
 
 
 def test_files_are_there_when_the_future_is_done(executor: Callable[..., BatchExecutor], tmp_path: Path) -> None:
-    ex = executor(outputs="results")
+    ex = executor(outputs="results", output_dir=str(tmp_path / "{item:03d}"))
     seen: list[dict[str, bytes]] = []
     future = ex.submit(outputs.leave, "results/of/it.txt", "text")
     assert future.outputs == [] or future.done()
     future.add_done_callback(lambda done: seen.append({str(path): path.read_bytes() for path in done.outputs}))  # type: ignore[attr-defined]
     assert future.result() == "text"
-    path = tmp_path / "0" / "results" / "of" / "it.txt"
+    path = tmp_path / "000" / "results" / "of" / "it.txt"
     assert future.outputs == [path]
     ex.shutdown()
     assert seen == [{str(path): b"text"}]
@@ -123,23 +123,19 @@ def test_the_working_directory_is_emptied_unless_the_task_failed(
     executor: Callable[..., BatchExecutor], root: Path
 ) -> None:
     ex = executor(outputs="*.out", retries=0)
-    future = ex.submit(outputs.leave, "left.txt", "")
+    future: BatchFuture[Any] = ex.submit(outputs.leave, "left.txt", "")
     locked = ex.submit(outputs.leave_locked_directory)
     failed = ex.submit(outputs.leave_and_die, "kept.txt")
     future.result()
     locked.result()
     with pytest.raises(WorkerCrashedError):
         failed.result()
-    working = {name: [d for d in root.rglob(name) if d.is_dir()] for name in map(str, (future.task_id, locked.task_id))}
-    (job,) = {
-        str(directory.parent)
-        for found in working.values()
-        for directory in found
-        if ex.stats().job_id in str(directory)
-    }  # type: ignore[operator]
-    assert os.listdir(Path(job, str(future.task_id), "wd")) == []
-    assert os.listdir(Path(job, str(locked.task_id), "wd")) == []
-    assert os.listdir(Path(job, str(failed.task_id), "wd")) == ["kept.txt"]
+    (job,) = root.rglob(str(ex.stats().job_id))
+
+    def left(task: BatchFuture[Any]) -> list[str]:
+        return [name for wd in job.rglob(f"{task.task_id}/wd") for name in os.listdir(wd)]
+
+    assert [left(future), left(locked), left(failed)] == [[], [], ["kept.txt"]]
 
 
 def test_home_is_the_working_directory_where_the_node_has_none(executor: Callable[..., BatchExecutor]) -> None:
@@ -148,6 +144,22 @@ def test_home_is_the_working_directory_where_the_node_has_none(executor: Callabl
         found, working, there = ex.submit(outputs.home).result()
         assert found == working
         assert there
+
+
+def test_connections_that_break_cost_time_and_nothing_else(
+    executor: Callable[..., BatchExecutor], account: Account, tmp_path: Path
+) -> None:
+    on_the_way_up = {"operation": "PUT blob", "blob": "out/*"}
+    account.arm(
+        {"kind": "drop", "when": "before", "match": on_the_way_up, "count": 1},
+        {"kind": "drop", "when": "after", "match": on_the_way_up, "count": 1},
+        {"kind": "truncate", "match": {"operation": "GET blob", "blob": "out/*"}, "after": 1, "count": 2},
+    )
+    executor(outputs="*.bin").submit(outputs.leave_megabytes, "large.bin", 10).result()
+    assert [fault["fired"] for fault in account.faults()] == [1, 1, 2]
+    account.disarm()
+    expected = b"".join(number.to_bytes(4, "big") * (1 << 18) for number in range(10))
+    assert (tmp_path / "0" / "large.bin").read_bytes() == expected
 
 
 def test_files_that_cannot_be_written_here_stay_and_can_be_fetched(
@@ -228,7 +240,9 @@ def test_files_can_stay_in_storage(executor: Callable[..., BatchExecutor], accou
 def test_files_that_cannot_stay_there_are_fetched(executor: Callable[..., BatchExecutor], account: Account) -> None:
     account.arm({"kind": "status", "status": 403, "match": {"container": "refused-outputs"}})
     future = executor(outputs="*.txt", output_dir=BlobPath("refused-outputs/x")).submit(outputs.leave, "a.txt", "text")
-    with pytest.raises(OutputError, match="'a.txt', which item 0 left, cannot be copied to refused-outputs/x: .* fetch"):
+    with pytest.raises(
+        OutputError, match=r"(?s)'a.txt', which item 0 left, cannot be copied to refused-outputs/x: .* fetch"
+    ):
         future.result()
     account.disarm()
 
@@ -236,7 +250,7 @@ def test_files_that_cannot_stay_there_are_fetched(executor: Callable[..., BatchE
 def _resealed(account: Account, job: str, whole: bytes) -> bytes:
     """The result of chunk 2 with another path for its file, signed with the job's own key."""
     settings = {one.name: one.value for one in account.batch.get_job(job).common_environment_settings or ()}
-    key = base64.b64decode(settings[names.ENV_KEY])
+    key = base64.b64decode(str(settings[names.ENV_KEY]))
     about = envelope.context("result", job, 2, 0)
     length = envelope.length(whole)
     header, frames = envelope.unseal(key, about, whole[:length])
@@ -274,3 +288,9 @@ def test_paths_that_lead_outside(path: str) -> None:
 def test_patterns_that_lead_outside(pattern: str) -> None:
     with pytest.raises(ConfigError, match="below the working directory"):
         BatchExecutor(outputs=pattern)
+
+
+@pytest.mark.parametrize("output_dir", ["{number}", "{item", "{}", " ", "{item:x!}", 5, b"x"])
+def test_directories_that_cannot_be_meant(output_dir: object) -> None:
+    with pytest.raises(ConfigError, match="a directory"):
+        BatchExecutor(outputs="*", output_dir=output_dir)

@@ -7,16 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_containers import IMAGE, OPTIONS, PYTHON, WORKER_IMAGE, left_in, need_containers
-from helpers_packages import use_published
+from helpers_packages import look_into_environment, use_published
 from helpers_service import Account, service
 
 from batchexec import BatchExecutor
-from batchexec.errors import MissingModuleError
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,28 +43,43 @@ def authorities() -> dict[str, str]:
     return {"ca_bundle": found[1]} if found else {}
 
 
-@pytest.mark.parametrize("image", [IMAGE, WORKER_IMAGE], ids=["only Python", "generic"])
-def test_packages_come_with_the_first_task_and_stay_for_the_next_job(
-    account: Account, image: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def settings_for(account: Account, image: str) -> dict[str, Any]:
     need_containers(image)
-    settings: dict[str, Any] = {**account.settings, "python": "python3", "image": image, "slots": 2, "max_nodes": 1}
-    with BatchExecutor(
-        **settings, requirements=None
-    ) as executor:  # a node and its image are there: the rest is packages
-        with pytest.raises(MissingModuleError, match="frozenlist"):
+    own = {"python": "python3", "image": image, "slots": 2, "max_nodes": 1, "progress": False, "echo": True}
+    return {**account.settings, **own, **authorities()}
+
+
+@pytest.mark.parametrize(("image", "installer"), [(IMAGE, "pip"), (WORKER_IMAGE, "uv")], ids=["only Python", "generic"])
+def test_packages_come_with_the_first_task_and_stay_for_the_next_job(
+    account: Account, image: str, installer: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(account, image)
+    with BatchExecutor(**{**settings, "requirements": None}) as executor:  # node and image are there, what follows
+        with pytest.raises(ModuleNotFoundError, match="frozenlist"):  # takes its time for packages
             executor.submit(use_published, 0).result()
-    seconds = []
-    found = []
-    for more in (authorities(), {**authorities(), "proxy": NOBODY}):
+    del settings["requirements"]  # by default, they are what the callable reaches
+    seconds, found, said = [], [], []
+    for more in ({}, {"proxy": NOBODY}):
         began = time.monotonic()
         with BatchExecutor(**settings, **more) as executor:
-            found.append(list(executor.map(use_published, range(6), chunksize=2)))
+            found.append(list(executor.map(use_published, range(4), chunksize=1)))
         seconds.append(time.monotonic() - began)
+        said.append(capfd.readouterr().err)
     assert found[0] == found[1]
-    assert [total for total, *_ in found[0]] == [4 + number for number in range(6)]
-    assert all("/shared/batchexec/environments/" in place for _, _, places in found[0] for place in places)
-    with capsys.disabled():
-        print(f"\n{image}: first job {seconds[0]:.1f} s with its packages, second {seconds[1]:.1f} s")
+    assert [total for total, *_ in found[0]] == [4 + number for number in range(4)]
+    assert {by.strip() for _, by, _ in found[0] if by} == {installer}
+    assert all("/shared/batchexec/environments/" in place for *_, places in found[0] for place in places)
+    assert said[0].count("installed in") == 1
+    assert "install" not in said[1]
+    with capfd.disabled():
+        print(f"\n{image}: first job {seconds[0]:.1f} s with its packages, by {installer}; second {seconds[1]:.1f} s")
     assert seconds[1] < seconds[0]
-    assert Path(found[0][0][1]).name == "python"
+
+
+def test_only_what_the_image_lacks_is_installed(account: Account) -> None:
+    settings = settings_for(account, WORKER_IMAGE)
+    settings["requirements"] = ["scikit-learn", "pandas>=2", "sortedcontainers"]
+    with BatchExecutor(**settings) as executor:
+        own, others = executor.submit(look_into_environment, "sortedcontainers", "sklearn", "numpy", "pandas").result()
+    assert own == ["sortedcontainers"]
+    assert others == ["sklearn", "numpy", "pandas"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_service import Account, service
 from helpers_venv import Interpreter
 from helpers_wheels import installed, options, project, wheel
 
@@ -75,6 +76,7 @@ def planned(modules: Iterable[str], *lines: str, local: Iterable[str] = (), here
         ("nothing.txt", "'nothing.txt' is not"),
         (["--index-url", "https://example.org"], "pip_options"),
         (["./nowhere"], "'./nowhere' is not"),
+        ("tool @ git+https://me:hush@example.org/tool.git", "lines without logins"),
         ("nowhere/pyproject.toml[test]", "'nowhere/pyproject.toml' is not"),
     ],
 )
@@ -150,8 +152,10 @@ def test_a_requirements_file_is_read_as_pip_reads_it(tmp_path: Path, monkeypatch
         ("--find-links ./wheels", "a place on this machine, which nodes do not see"),
         ("--strange 1", "--strange is not understood"),
         ("-e ./nowhere", "line 1: there is no .*nowhere"),
+        ("numpy@file:///croot/numpy_1/work", "pip freeze writes so of conda's packages"),
         ("-i", "needs a value"),
         ("\xff", "not UTF-8"),
+        ("tool @ https://hush@example.org/t.whl", r"line 1: .*//\*\*\*\*@example.org.* holds a login"),
     ],
 )
 def test_a_file_that_cannot_serve_is_named_with_its_line(tmp_path: Path, text: str, told: str) -> None:
@@ -313,7 +317,7 @@ def test_packages_of_conda_are_pinned_and_named_when_the_resolver_does_not_find_
     assert plan.requirements == ["lab-x==1.7"]
     packs = packages_for(BatchConfig(requirements="auto"), "azure", print)
     assert packs is not None
-    environment = packs.environment(Reached(third_party=("lab_x",)))
+    environment = packs.environment(Reached(third_party=("lab_x",)), None)
     assert environment is not None
     assert "lab-x 1.7 was installed by conda" in str(environment.explained(RequirementsError("", kind="resolution")))
     assert "conda" not in str(environment.explained(RequirementsError("", kind="disk")))
@@ -335,6 +339,7 @@ def test_a_pure_package_from_a_repository_travels_as_the_same_wheel_each_time(ha
             *(f"{about}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")),
         }
     assert planned({"from_git_x"}).wheels == plan.wheels
+    assert planned({"from_git_x"}, here=True).check == [("from-git-x", "0.3.dev1")]  # this interpreter has it
 
 
 def test_a_compiled_package_from_a_repository_is_refused_without_its_password(have: Any) -> None:
@@ -345,6 +350,20 @@ def test_a_compiled_package_from_a_repository_is_refused_without_its_password(ha
     assert planned({"fast_git_x"}, "fast-git-x").requirements == ["fast-git-x"]  # asked for by name
 
 
+def test_modules_of_ones_own_that_are_compiled_for_another_system_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "native_y"
+    folder.mkdir()
+    here = folder / "core_y.cpython-311-x86_64-linux-gnu.so"
+    for name in ("__init__.py", "both_y.pyd", "both_y.abi3.so", "core_y.cpython-311-darwin.so", here.name):
+        (folder / name).write_text("")
+    with _on_path(tmp_path):
+        packages.refuse_foreign(["native_y"])
+        here.unlink()
+        with pytest.raises(RequirementsError, match=r"core_y.*darwin\.so is compiled for macOS, nodes are Linux"):
+            packages.refuse_foreign(["native_y"])
+
+
+@pytest.mark.slow
 def test_a_project_of_ones_own_is_built_by_its_backend_the_same_each_time(tmp_path: Path) -> None:
     own = project(tmp_path / "own", "own-y", "0.5")
     first = planned((), f"{own}")
@@ -383,7 +402,7 @@ def test_the_spec_names_everything_by_hash_and_holds_no_secret(have: Any, tmp_pa
     )
     packs = packages_for(config, "azure", print)
     assert packs is not None
-    environment = packs.environment(Reached(third_party=("pure_z",)))
+    environment = packs.environment(Reached(third_party=("pure_z",)), None)
     assert environment is not None
     assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in environment.blobs.items())
     assert not any(b"hush" in data for data in environment.blobs.values())
@@ -401,24 +420,43 @@ def test_the_spec_names_everything_by_hash_and_holds_no_secret(have: Any, tmp_pa
     assert "hush" not in repr(config)
 
 
-def test_what_auto_finds_grows_so_that_calls_share_environments(have: Any) -> None:
-    for name in ("one-a", "two-a", "elsewhere-a"):
+def test_calls_share_environments_that_have_served_and_none_waits_for_what_another_cannot_have(have: Any) -> None:
+    for name in ("one-a", "two-a", "three-a", "elsewhere-a"):
         have(name, metadata="Classifier: Operating System :: Microsoft\n" if name == "elsewhere-a" else "")
     packs = packages_for(BatchConfig(), "azure", print)
     assert packs is not None
 
-    def lines(*modules: str) -> list[str]:
-        environment = packs.environment(Reached(third_party=modules))
+    def lines(call: str, *modules: str, served: bool = False) -> str:
+        environment = packs.environment(Reached(third_party=modules), call)
         assert environment is not None
-        return list(json.loads(environment.blobs[environment.digest])["requirements"])
+        environment.proven |= served
+        found = json.loads(environment.blobs[environment.digest])["requirements"]
+        return " ".join(line.removesuffix("-a==1.0") for line in found)
 
-    assert packs.environment(Reached()) is None
-    assert lines("one_a") == ["one-a==1.0"]
+    assert packs.environment(Reached(), "first") is None
+    assert lines("first", "one_a") == "one"
+    assert lines("first", "two_a") == "one two"  # a chunk of the same call
+    assert lines("first", "one_a") == "one two"
+    assert lines("second", "two_a") == "two"  # the first's may turn out not to be found
     with pytest.raises(RequirementsError, match="elsewhere-a"):
-        packs.environment(Reached(third_party=("elsewhere_a",)))
-    assert lines("two_a") == ["one-a==1.0", "two-a==1.0"]
-    assert lines("one_a", "two_a") == ["one-a==1.0", "two-a==1.0"]
-    assert packs.environment(Reached()) is None
+        lines("third", "elsewhere_a")
+    assert lines("fourth", "one_a", served=True) == "one"
+    assert lines("fifth", "two_a", served=True) == "one two"
+    assert lines("sixth", "one_a") == "one"
+    assert lines("seventh", "two_a") == "one two"
+    assert lines("eighth", "two_a", "three_a") == "one three two"
+    assert packs.environment(Reached(), "ninth") is None
+
+
+def test_metadata_that_cannot_be_read_fails_the_calls_that_need_it(have: Any, site: Path) -> None:
+    for name in ("sound-b", "spoilt-b"):
+        have(name)
+    (site / "spoilt_b-1.0.dist-info" / "METADATA").unlink()
+    packs = packages_for(BatchConfig(), "azure", print)
+    assert packs is not None
+    with pytest.raises(RequirementsError, match="cannot be found out here"):
+        packs.environment(Reached(third_party=("spoilt_b",)), None)
+    assert packs.environment(Reached(third_party=("sound_b",)), None) is not None
 
 
 # with workers
@@ -437,8 +475,8 @@ class Bare:
         (self.index / "unpublished_n-1.5-py3-none-any.whl").unlink()
 
     def executor(self, **fields: Any) -> BatchExecutor:
-        given = {"requirements": "auto", "pip_options": options(self.index), **fields}
-        return BatchExecutor(max_workers=2, python=self.python, echo=False, **given)
+        given = {"pip_options": options(self.index), "python": self.python, "echo": False, **fields}
+        return BatchExecutor(max_workers=2, **given)
 
 
 @pytest.fixture(scope="module")
@@ -448,8 +486,18 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
         yield made
 
 
+@pytest.fixture
+def fixed_pool() -> Iterator[Account]:
+    with service() as account:
+        account.fixed_pool()
+        yield account
+
+
+@pytest.mark.slow
 @pytest.mark.here
-def test_workers_get_the_versions_that_are_here_and_calls_whose_packages_are_nowhere_fail_alone(bare: Bare) -> None:
+def test_on_an_account_calls_get_what_they_import_and_those_without_packages_wait_for_none(
+    bare: Bare, fixed_pool: Account
+) -> None:
     def published(number: int) -> tuple[int, str, bool]:
         import os
 
@@ -457,14 +505,33 @@ def test_workers_get_the_versions_that_are_here_and_calls_whose_packages_are_now
 
         return number, tiny_n.VERSION, "environments" in os.path.realpath(tiny_n.__file__)
 
+    account: dict[str, Any] = {**fixed_pool.settings, "pool_id": "fixed", "python": bare.python}
+    del account["requirements"]  # auto is the default there
+    with bare.executor(**account) as executor:
+        assert list(executor.map(published, range(3))) == [(n, "1.5", True) for n in range(3)]
+        assert executor.submit(len, "none at all").result() == 11
+
+
+@pytest.mark.here
+def test_workers_get_what_is_found_and_asked_for_and_what_is_nowhere_fails_once(bare: Bare, tmp_path: Path) -> None:
+    own = project(tmp_path / "own", "own-n", "0.7")
+    (tmp_path / "requirements.txt").write_text(f"--no-index\n-f {bare.index}\n-e {own}\ntinier-n<2\nbatchexec\n")
+
+    def look() -> tuple[str, str, str]:
+        import own_n  # type: ignore[import-not-found]
+        import tinier_n  # type: ignore[import-not-found]
+        import tiny_n  # of which the index has a later version, too
+
+        return own_n.VERSION, tinier_n.VERSION, tiny_n.VERSION
+
     def unpublished(number: int) -> int:
         import unpublished_n  # type: ignore[import-not-found]
 
         return len([number, unpublished_n])
 
-    with bare.executor() as executor:
-        assert list(executor.map(published, range(3))) == [(n, "1.5", True) for n in range(3)]
-        assert executor.submit(len, "none at all").result() == 11
+    wanted = ["auto", str(tmp_path / "requirements.txt")]
+    with bare.executor(requirements=wanted, pip_options=()) as executor:
+        assert executor.submit(look).result(60) == ("0.7", "1.5", "1.5")
         futures = [executor.submit(unpublished, number) for number in range(30)]
         errors = [future.exception(60) for future in futures]
         assert {type(error) for error in errors} == {RequirementsError}
@@ -473,21 +540,7 @@ def test_workers_get_the_versions_that_are_here_and_calls_whose_packages_are_now
         assert "nothing was run" in str(errors[0])
         again = executor.submit(unpublished, 1).exception(60)
         assert str(again) == str(errors[0])  # without another task
-
-
-@pytest.mark.here
-def test_projects_lines_and_options_of_files_reach_workers(bare: Bare, tmp_path: Path) -> None:
-    own = project(tmp_path / "own", "own-n", "0.7")
-    (tmp_path / "requirements.txt").write_text(f"--no-index\n-f {bare.index}\n-e {own}\ntinier-n<2\n")
-
-    def look() -> tuple[str, str]:
-        import own_n  # type: ignore[import-not-found]
-        import tinier_n  # type: ignore[import-not-found]
-
-        return own_n.VERSION, tinier_n.VERSION
-
-    with bare.executor(requirements=str(tmp_path / "requirements.txt"), pip_options=()) as executor:
-        assert executor.submit(look).result(60) == ("0.7", "1.5")
+        assert executor.submit(look).result(60) == ("0.7", "1.5", "1.5")
 
 
 @pytest.mark.here
@@ -498,3 +551,18 @@ def test_what_cannot_be_had_is_told_before_a_task_is_made(bare: Bare, tmp_path: 
         assert "line 2: 'ti ny' is not a requirement" in str(future.exception(60))
         assert isinstance(future.exception(), RequirementsError)
         assert future.task_id is None
+
+
+@pytest.mark.here
+def test_a_module_that_could_not_be_seen_is_named_with_its_package(bare: Bare) -> None:
+    def by_name(name: str) -> object:
+        import importlib
+
+        return importlib.import_module(name)
+
+    with bare.executor() as executor:  # on this machine nothing is installed unless asked for
+        missing = executor.submit(by_name, "tiny_n").exception(60)
+        assert isinstance(missing, ModuleNotFoundError)
+        assert 'requirements=["auto", "tiny-n"]' in str(missing.__cause__)
+        nowhere = executor.submit(by_name, "nowhere_n").exception(60)
+        assert "requirements=" not in str(nowhere.__cause__)  # type: ignore[union-attr]

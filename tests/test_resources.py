@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_resources import gpus_beside, settings, threads_of_blas
-from helpers_service import Account, service
-from helpers_work import die, double
+from helpers_service import Account, service, until
+from helpers_work import die, double, touch_and_wait_for
 
-from batchexec import BatchConfig, BatchExecutor, errors
+from batchexec import BatchConfig, BatchExecutor, Command, errors
+from batchexec._engine import pool
+from batchexec._engine.needs import Needs
 from batchexec._engine.resources import Place, needs_of
+from batchexec._engine.verdicts import more_memory
 from batchexec._settings import sizes
+from batchexec.emulator.scheduling.autoscale import evaluate
+from batchexec.emulator.scheduling.autoscale_samples import History
 
 CORES = os.cpu_count() or 1
 
@@ -134,6 +140,54 @@ def test_tasks_take_slots_and_threads_and_their_directories_do_not_stay_for_days
         assert constraints["maxWallClockTime"] == "PT90.000S"
 
 
+def test_a_pool_grows_to_as_many_nodes_as_wide_tasks_take() -> None:
+    """The service's formula counts tasks: it has to know how many of them a node runs at once."""
+    formulas = {cores: pool.azure_pool(BatchConfig(cores=cores), 3)["autoScaleFormula"] for cores in (1, 2, 4)}
+
+    def nodes_for(tasks: int, formula: str) -> int:
+        history = History(
+            [(30.0 * i, {"$PendingTasks": float(tasks)}) for i in range(60)], 1800, datetime.now(timezone.utc)
+        )
+        return int(evaluate(formula, {}, history.ask)["$TargetDedicatedNodes"])  # type: ignore[arg-type]
+
+    assert [nodes_for(3, formulas[cores]) for cores in (1, 2, 4)] == [1, 2, 3]
+    assert pool.reckoning_with(formulas[1], 2) == formulas[2].replace(": 6;", ": 12;")
+    assert pool.tasks_a_node(formulas[2]) == 2
+    assert pool.tasks_a_node("$TargetDedicatedNodes = 1;") is None
+
+
+@pytest.mark.slow  # the service takes no other formula within half a minute
+def test_a_pool_that_is_there_learns_of_wider_tasks(account: Account, tmp_path: Path) -> None:
+    given = {**account.settings, "max_nodes": 2, "idle_minutes": 7, "vm_size": "Standard_D4as_v5"}
+    with BatchExecutor(**given) as executor:
+        executor.submit(double, 1).result()
+    name = pool.pool_id(BatchConfig(**given))
+
+    def tasks() -> int | None:
+        return pool.tasks_a_node(str(account.batch.get_pool(name).auto_scale_formula))
+
+    assert tasks() == 4
+    with BatchExecutor(**given) as executor:
+        futures = [executor.submit(touch_and_wait_for, str(tmp_path), str(i)) for i in range(8)]
+        last = executor.submit(Command("true", cores=4))  # there is no room for it, so it waits
+        until(tasks, lambda found: found == 1, 60)
+        (tmp_path / "go").touch()
+        assert last.result().exit_code == 0
+        assert [future.result() for future in futures] == [None] * 8
+
+
+def test_a_command_has_needs_of_its_own(account: Account) -> None:
+    """Beside callables of the same executor: its tasks say so for themselves."""
+    program = Command("printenv OMP_NUM_THREADS OPENBLAS_NUM_THREADS", cores=3, timeout=80)
+    with BatchExecutor(**account.settings, env={"OPENBLAS_NUM_THREADS": "7"}) as executor:
+        assert executor.submit(program).result().stdout == "3\n7\n"
+        assert executor.submit(settings, "OMP_NUM_THREADS").result() == {"OMP_NUM_THREADS": "1"}
+        first, second = account.batch.list_tasks(str(executor.stats().job_id))
+        with pytest.raises(errors.ConfigError, match="got 5"):
+            executor.submit(Command("true", cores=5))
+    assert (first.required_slots, second.required_slots) == (3, 1)
+
+
 def test_who_sets_openmps_threads_sets_all() -> None:
     with BatchExecutor(where="local", max_workers=2, env={"OMP_NUM_THREADS": "3"}) as executor:
         found = executor.submit(settings, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS").result()
@@ -141,12 +195,12 @@ def test_who_sets_openmps_threads_sets_all() -> None:
 
 
 def test_a_pool_that_is_there_has_slots_of_its_own(account: Account) -> None:
-    pool = account.fixed_pool("wide", slots=8)
-    with BatchExecutor(**account.settings, pool_id=pool, cores=2) as executor:
+    name = account.fixed_pool("wide", slots=8)
+    with BatchExecutor(**account.settings, pool_id=name, cores=2) as executor:
         executor.submit(double, 1).result()
         (task,) = account.batch.list_tasks(str(executor.stats().job_id))
     assert task.required_slots == 4, "of eight slots on four cores"
-    with BatchExecutor(**account.settings, pool_id=pool, vm_size="Standard_D16s_v5", cores=8) as executor:
+    with BatchExecutor(**account.settings, pool_id=name, vm_size="Standard_D16s_v5", cores=8) as executor:
         error = executor.submit(double, 1).exception()
     assert isinstance(error, errors.PoolMismatchError)
     assert "is too small: cores: a Standard_D4s_v5 node has 4, got 8" in str(error)
@@ -179,13 +233,11 @@ def test_out_of_memory_says_what_to_set(account: Account) -> None:
     assert "set memory=8 (GiB a task), cores=2, or slots=2 (now 4 per node)" in text
     with BatchExecutor(where="local", retries=0, max_workers=6) as executor:
         assert "or max_workers=3 (now 6)" in str(executor.submit(die, "SIGKILL").exception())
-    with BatchExecutor(**account.settings, retries=0, memory=16) as executor:
-        assert "to itself: use a larger vm_size" in str(executor.submit(die, "SIGKILL").exception())
-    with BatchExecutor(where="local", retries=0, max_workers=1) as executor:
-        assert "memory" not in str(executor.submit(die, "SIGSEGV").exception())
+    whole = Needs(**needs_of(BatchConfig(memory=16), Place("azure", 16, 4)))
+    assert "had a Standard_D4s_v5 node of 16.0 GiB to itself: use a larger vm_size" in more_memory(whole)
 
 
-@pytest.mark.parametrize("threads", [1, CORES])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), CORES])
 def test_blas_has_the_threads_of_the_task_though_numpy_was_loaded_before_it(threads: int) -> None:
     pytest.importorskip("threadpoolctl")
     with BatchExecutor(where="local", max_workers=CORES, cores=threads) as executor:

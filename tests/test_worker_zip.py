@@ -50,3 +50,39 @@ def test_the_rest_of_the_client_is_not_in_the_zip(zipped: Path) -> None:
         " if importlib.util.find_spec('batchexec.' + room)])"
     )
     assert bare(zipped, code) == "[]\n"
+
+
+def test_a_task_finds_what_it_imports_late_when_the_archive_has_gone_with_its_job(tmp_path: Path) -> None:
+    archive = tmp_path / "worker.pyz"
+    archive.write_bytes(workerzip.build()[1])
+    code = (
+        "import importlib, os, batchexec._worker.forked\n"  # as a fork server does, which stays
+        f"os.unlink({str(archive)!r})\n"
+        "import batchexec._worker.files\n"
+        "importlib.invalidate_caches()\n"
+        "import batchexec._worker.program, batchexec._settings.sizes\n"
+        "print(batchexec._worker.files.NodeFiles.__name__)"
+    )
+    assert bare(archive, code) == "NodeFiles\n"
+
+
+@pytest.mark.parametrize("magic", ["", "importlib.util.MAGIC_NUMBER = b'none'"], ids=["byte code", "source"])
+def test_what_a_task_imports_late_is_there_when_the_zip_is_gone(zipped: Path, tmp_path: Path, magic: str) -> None:
+    """A fork server serves later jobs too, and its zip goes with the job that brought it."""
+    copy = tmp_path / "worker.pyz"
+    copy.write_bytes(zipped.read_bytes())
+    code = (
+        "import importlib.util, os\n"
+        "from batchexec._worker import kept\n"
+        f"{magic}\n"
+        "kept.keep('batchexec', kept.__loader__)\n"
+        "os.unlink(sys.path[-1])\n"
+        "import batchexec._worker.logs, batchexec._wire.seeds\n"
+        "print(batchexec._worker.logs.tail(sys.argv[0]))\n"
+        "print([importlib.util.find_spec(name) for name in ('batchexec.nothing', 'batchexec._engine')])\n"
+        "from batchexec._worker import nothing"
+    )
+    command = [sys.executable, "-I", "-S", "-c", f"import sys\nsys.path.append({str(copy)!r})\n{code}"]
+    done = subprocess.run(command, cwd=zipped.parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["b''", "[None, None]"], done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ImportError: cannot import name 'nothing'")

@@ -22,6 +22,7 @@ _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, min=0.25, max=90)
 _QUOTA_CODES = frozenset(
     ("PoolQuotaReached", "ActiveJobAndScheduleQuotaReached", "AccountCoreQuotaReached", "JobQuotaReached")
 )
+_NOT_YET = "TooManyEnableAutoScaleRequests"  # 503 for half a minute: nobody waits for that
 _NO_RIGHTS = frozenset(
     (
         None,
@@ -91,7 +92,7 @@ def refusal(service: str, status: int, code: str | None, message: str, retry_aft
     if status == 401 or (status == 403 and code in _NO_RIGHTS):
         hint = " Check the account's name and key, or the role of the login (docs/configuration.md)."
         return AuthenticationError(text + hint, code=code, status=status)
-    transient = status in _RETRIED
+    transient = status in _RETRIED and code != _NOT_YET
     return ServiceError(text, code=code, status=status, transient=transient, retry_after=wait)
 
 

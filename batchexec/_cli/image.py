@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from batchexec._settings.nodes import host_of
+from batchexec.config import host_of
 from batchexec.errors import BatchExecError, ConfigError
 
 _TOOLS = ("docker", "podman", "buildah")

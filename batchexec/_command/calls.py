@@ -15,6 +15,7 @@ from batchexec._source.files import FileSet
 from batchexec._worker import program
 from batchexec.command import Command, CommandResult
 from batchexec.config import BatchConfig
+from batchexec.errors import ConfigError
 from batchexec.futures import ChunkFuture, Delivery, Finished, Outcome
 
 from . import here, results
@@ -29,12 +30,27 @@ Item = tuple[tuple[Any, ...], dict[str, Any]]
 class CommandCall:
     """The runs of one call, by their index in it."""
 
-    def __init__(self, command: Command, config: BatchConfig, *, files: FileSet | None, on_azure: bool) -> None:
-        """Raises FilesError."""
+    def __init__(
+        self,
+        command: Command,
+        config: BatchConfig,
+        *,
+        files: FileSet | None,
+        base: str,
+        said: set[str],
+        on_azure: bool,
+        inline: bool,
+    ) -> None:
+        """`base`: what relative directories for outputs are relative to; `said`: warnings that were given already.
+        Raises FilesError and ConfigError."""
         target = programs.target_of(config.vm_size) if on_azure else programs.this_machine()
         self._bound = Bound(command, target=target, files=files, outputs=config.outputs)
         self._config = config
-        self._base = os.getcwd()
+        self._base = base
+        self._on_azure = on_azure
+        if inline and self.has_outputs and not isinstance(config.output_dir, (str, os.PathLike)):
+            raise ConfigError("output_dir: with where='inline' files are put into a directory, not into storage")
+        self._said = said
         self._runs: dict[int, Run] = {}
         self.sweep: Sweep | None = None
 
@@ -57,6 +73,10 @@ class CommandCall:
     @property
     def has_outputs(self) -> bool:
         return bool(self.command.outputs or (self.command.outputs is None and self._config.outputs))
+
+    def all_in_sweep(self, first_item: int) -> None:
+        if self.sweep is not None:
+            self.sweep.add_all([self._runs[index] for index in range(len(self._runs))], first_item)
 
     def in_sweep(self, index: int, item: int) -> None:
         if self.sweep is not None:
@@ -83,15 +103,27 @@ class CommandCall:
     def call(self, resources: dict[str, Any], init: Part | None) -> Call:
         """Raises PayloadError."""
         for text in self._bound.warnings:
-            _log.warning(text)
+            if text not in self._said:
+                self._said.add(text)
+                _log.warning(text)
         needs = Needs(**resources, output_dir=self._config.output_dir)
+        code = Part(program.run, "a command")
+        if self._bound.modules and "auto" in (self._config.requirements or (("auto",) if self._on_azure else ())):
+            code.reached = code.reached._replace(third_party=tuple(sorted(self._bound.modules)))
         what = self.command.text.split()[0]
         destination: Callable[[int, int], Path] | None = None
         if self.sweep is not None and self.sweep.resume:
             sweep = self.sweep
             destination = lambda item, index: sweep.directory(index)  # noqa: E731
         return Call(
-            what, Part(program.run, "a command"), init, None, needs, destination=destination, finish=self._finish
+            what,
+            code,
+            init,
+            None,
+            needs,
+            destination=destination,
+            finish=self._finish,
+            warned=True,
         )
 
     def item(self, index: int) -> Item:
@@ -102,14 +134,19 @@ class CommandCall:
         own = (self._runs[index].own for index in indices)
         return tuple(dict.fromkeys([*self._bound.sets, *(one for one in own if one is not None)]))
 
+    def again(self, *args: Any, **kwargs: Any) -> CommandResult:
+        """A run in this process, with what the executor gives to its runs; outputs stay in a temporary directory."""
+        return here.run(self._bound, args, kwargs)
+
     def here(self, index: int, item: int) -> CommandResult:
         """Run it in this process (where="inline")."""
         if self.sweep is not None and index in self.sweep.done:
             return self.sweep.done.pop(index)
         run = self._runs.pop(index)
+        directory: Path | None = None
         if self.sweep is not None and self.sweep.resume:
             directory = self.sweep.directory(index)
-        else:
+        elif self.has_outputs:
             directory = Path(self._base, os.path.expanduser(os.fspath(self._config.output_dir).format(item=item)))
         try:
             outcome = here.perform(self._bound, run, directory)

@@ -55,6 +55,14 @@ class Gathered:
             )
         return target
 
+    def put(self, target: str, source: str) -> None:
+        """Have the file or directory `source` at `target`. Raises FilesError."""
+        self._add(target, os.path.abspath(source))
+
+    def target(self, path: str) -> str:
+        """Where that file will be, which was taken."""
+        return next(there for there, here in self._given.items() if here == os.path.abspath(path))
+
     def source(self, name: str) -> str | None:
         """Where the file here is that has this name there."""
         source = self._given.get(name.removeprefix("./"))

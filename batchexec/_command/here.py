@@ -24,7 +24,11 @@ from .results import outcome
 
 def run_here(command: Command, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CommandResult:
     """Its outputs stay in a temporary directory. Raises what a future of it would."""
-    bound = Bound(command)
+    return run(Bound(command), args, kwargs)
+
+
+def run(bound: Bound, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CommandResult:
+    """As `run_here`."""
     value, error = perform(bound, bound.run(args, kwargs))
     if error is not None:
         raise error
@@ -32,9 +36,9 @@ def run_here(command: Command, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return value
 
 
-def perform(bound: Bound, run: Run, destination: Path | None = None) -> Outcome:
+def perform(bound: Bound, one: Run, destination: Path | None = None) -> Outcome:
     """`destination`: the directory for outputs; default: a new temporary one."""
-    sets = {one.id: one for one in (*bound.sets, run.own) if one is not None}
+    sets = {one.id: one for one in (*bound.sets, one.own) if one is not None}
     scratch = tempfile.mkdtemp(prefix="batchexec-")
     kept = os.path.join(scratch, "outputs")
     surroundings = program.Surroundings(
@@ -45,7 +49,7 @@ def perform(bound: Bound, run: Run, destination: Path | None = None) -> Outcome:
         bin=None,
         guarded=False,
     )
-    said = program.perform(run.spec, os.path.join(scratch, "run"), kept, surroundings)
+    said = program.perform(one.spec, os.path.join(scratch, "run"), kept, surroundings)
     paths = [Path(kept, *path.split("/")) for path, _ in said["outputs"]]
     if destination is not None:
         moved = []
@@ -57,7 +61,7 @@ def perform(bound: Bound, run: Run, destination: Path | None = None) -> Outcome:
         paths = moved
     if destination is not None or not paths:
         shutil.rmtree(scratch)
-    return outcome(bound, run, said, paths)
+    return outcome(bound, one, said, paths)
 
 
 def _place(files: FileSet, directory: str) -> None:

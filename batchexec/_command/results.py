@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from .binding import Bound, Run, unsent
 
 _TAIL_LINES = 20
 _TAIL_CHARS = 4000
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 # Of Linux, whatever this machine is.
 _SIGNALS = {
     **{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE"},
@@ -62,10 +64,10 @@ def _error(
     about = {**where, "exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr}
     error: BatchExecError | None = None
     if said["cannot_start"]:
-        error = CommandFailed(f"{what} could not be started: {said['cannot_start']}{_hint(bound, True)}", **about)
+        error = CommandFailed(f"{what} could not be started: {said['cannot_start']}", **about)
     elif result.exit_code != 0 and command.check:
         ended = _ended(said, command.timeout)
-        hint = _hint(bound, False) if not said["timed_out"] else ""
+        hint = _hint(bound, result.stderr) if not said["timed_out"] else ""
         error = CommandFailed(f"{what} {ended}{hint}{_tail(result.stderr)}", **about)
     elif said["refused"] and command.check:
         error = OutputError(f"{what}: files cannot be taken: {'; '.join(said['refused'])}", **about)
@@ -91,9 +93,12 @@ def _ended(said: dict[str, Any], timeout: float | None) -> str:
     return f"ended with exit code {said['exit_code']}"
 
 
-def _hint(bound: Bound, is_start: bool) -> str:
+def _hint(bound: Bound, stderr: str) -> str:
+    modules = _NO_MODULE.findall(stderr)
+    if modules:
+        return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {modules[-1]!r}"
     missing = unsent(bound)
-    if is_start or not missing:
+    if not missing:
         return ""
     names = ", ".join(repr(name) for name in missing)
     return f". Files of that name are here and were not sent: {names}; inputs=[{names}] does"

@@ -29,23 +29,27 @@ class CommandSender(NamedTuple):
     on_azure: bool
     inline: bool
     ready: Callable[[int, int], tuple[int, int]]  # (items, chunks): numbers for the next chunk and item
+    base: str  # directory that outputs are brought to
     files: Callable[[], FileSet | None]
     resources: Callable[[int | None, float | None], dict[str, Any]]
     initializing: Callable[[], Part | None]
     chunk: Callable[..., Chunk]
     send: Callable[[list[Chunk]], None]
     tables: Iterator[int]  # numbers for the tables of sweeps
+    said: set[str]  # warnings that were given
 
     def submit(self, command: Command, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[CommandResult]:
         """Raises TypeError and ValueError for what does not fit the command; what cannot be sent is the future's."""
         error: PayloadError | None = None
+        again: Callable[..., CommandResult] = command
         try:
             runs = self._runs(command)
+            again = runs.again
             runs.add(0, args, kwargs)
         except PayloadError as found:
             error = found
         number, first = self.ready(1, 1)
-        future = BatchFuture[CommandResult](LocalCall(command, args, kwargs, None, first))
+        future = BatchFuture[CommandResult](LocalCall(again, args, kwargs, None, first))
         if error is None and not self.inline:
             try:
                 call = self._call(runs)
@@ -71,17 +75,32 @@ class CommandSender(NamedTuple):
             return iter(())
         number, first = self.ready(len(known), len(known))
         self._begin_sweep(runs, resume)
-        for index in range(len(known)):
-            runs.in_sweep(index, first + index)
-        if runs.sweep is not None:
-            runs.sweep.complete()
-        if self.inline:
-            items = [(index, first + index) for index in range(len(known))]
-            return run_chunks(runs.here, items, size, None, first)
+        try:
+            runs.all_in_sweep(first)
+            if self.inline:
+                return self._run_here(runs, [(index, first + index) for index in range(len(known))], size)
+            return self._send_chunks(runs, len(known), size, number, first)
+        except BaseException:
+            if runs.sweep is not None:
+                runs.sweep.close()
+            raise
+
+    def _run_here(
+        self, runs: CommandCall, items: list[tuple[int, int]], size: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
+        try:
+            yield from run_chunks(runs.here, items, size, None, items[0][1])
+        finally:
+            if runs.sweep is not None:
+                runs.sweep.close()
+
+    def _send_chunks(
+        self, runs: CommandCall, count: int, size: int, number: int, first: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
         call = self._call(runs)
         futures = []
         chunks = []
-        for indices in _stretches(runs, len(known), size):
+        for indices in _stretches(runs, count, size):
             if runs.is_done(indices.start):
                 futures.append(runs.done(indices))
                 continue
@@ -98,6 +117,11 @@ class CommandSender(NamedTuple):
         """The runs of a map as they are asked for."""
         runs = self._runs(command)
         self._begin_sweep(runs, None)
+        return self._sending(runs, items, size)
+
+    def _sending(
+        self, runs: CommandCall, items: Iterator[tuple[Any, ...]], size: int
+    ) -> Iterator[ChunkFuture[list[Outcome]]]:
         call: Call | None = None
         start = 0
         try:
@@ -122,7 +146,15 @@ class CommandSender(NamedTuple):
                 runs.sweep.complete()
 
     def _runs(self, command: Command) -> CommandCall:
-        return CommandCall(command, self.config, files=self.files(), on_azure=self.on_azure)
+        return CommandCall(
+            command,
+            self.config,
+            files=self.files(),
+            base=self.base,
+            said=self.said,
+            on_azure=self.on_azure,
+            inline=self.inline,
+        )
 
     def _call(self, runs: CommandCall) -> Call:
         return runs.call(self.resources(runs.command.cores, runs.command.memory), self.initializing())

@@ -34,8 +34,15 @@ class Sweep:
         self.done: dict[int, CommandResult] = {}
         """Results of runs that need not be run again, by their index in the map."""
         self._command = command
+        self._asked = _digest(
+            [
+                *(str(command.command), str(command.inputs), str(command.outputs), sorted(command.env.items())),
+                *(str(command.app), command.when, command.shell),
+            ]
+        )
         self._lock = threading.Lock()
         self._runs: dict[int, tuple[int, Run, str]] = {}  # by index: item, run, key
+        self._items: dict[int, int] = {}
         self._open: set[int] = set()  # indices of runs that are not over
         self._complete = False
         self._seen: dict[str, int] = {}
@@ -45,7 +52,7 @@ class Sweep:
         try:
             rows = table.read(path) if resume else []
             self._old = {row.key: row for row in rows}
-            self._superseded = {row.key[:12]: row.item for row in rows}
+            self._superseded: dict[str, list[int]] = {}  # by parameters: items of runs that are asked for no more
             self._used = {row.item for row in rows}
             if not resume and path.exists():  # of an earlier run: its files are about to be replaced
                 os.replace(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
@@ -57,9 +64,22 @@ class Sweep:
             self._file_lock.release()
             raise
 
+    def add_all(self, runs: Sequence[Run], first_item: int) -> None:
+        """All runs of the map; the first one's number in the executor."""
+        keys = [self._key(run) for run in runs]
+        asked = set(keys)
+        for row in self._old.values():
+            if row.key not in asked:
+                self._superseded.setdefault(row.key[:12], []).append(row.item)
+        for index, (run, key) in enumerate(zip(runs, keys, strict=True)):
+            self._add(index, run, key, first_item + index)
+        self.complete()
+
     def add(self, index: int, run: Run, item: int) -> None:
-        """A run of the map; `item` is its number in the executor, and its place in the table unless that goes on."""
-        key = self._key(run)
+        """A run of a map that brings them by and by; `item` is its number in the executor."""
+        self._add(index, run, self._key(run), item)
+
+    def _add(self, index: int, run: Run, key: str, item: int) -> None:
         if self.resume:
             row = self._old.get(key)
             item = row.item if row is not None else self._place_for(key, index)
@@ -68,6 +88,7 @@ class Sweep:
                 self.done[index] = result
                 return
         with self._lock:
+            self._items[index] = item
             self._runs[index] = (item, run, key)
             self._open.add(index)
 
@@ -77,8 +98,15 @@ class Sweep:
             self._complete = True
         self._look()
 
+    def close(self) -> None:
+        """Nothing more comes: bring the table into its order, and give it up."""
+        with self._lock:
+            self._complete = True
+            self._open.clear()
+        self._look()
+
     def directory(self, index: int) -> Path:
-        return self.root / str(self._runs[index][0])
+        return self.root / str(self._items[index])
 
     def finished(self, index: int, outcome: Outcome, node: str, seconds: float) -> None:
         """A run is over: write its line. Nothing happens when it has one."""
@@ -98,7 +126,7 @@ class Sweep:
                 code = None  # of the worker, not the program
             parameters = {name: str(value) for name, value in run.parameters.items()}
             paths = [self._relative(path) for path in outputs]
-            self._table.add(Row(item, parameters, code, round(seconds, 3), node, paths, error, key))
+            self._table.add(Row(item, parameters, code, seconds, node, paths, error, key))
             self._open.discard(index)
         self._look()
 
@@ -127,20 +155,17 @@ class Sweep:
     def _key(self, run: Run) -> str:
         """What was asked: its parameters, then the command and the content of the run's own files."""
         parameters = sorted((name, str(value)) for name, value in run.parameters.items())
-        command = self._command
-        asked = [
-            *(str(command.command), str(command.inputs), str(command.outputs), sorted(command.env.items())),
-            *(str(command.app), command.when, command.shell, run.own.id if run.own else ""),
-        ]
-        key = f"{_digest(parameters)}-{_digest(asked)}"
+        key = f"{_digest(parameters)}-{_digest([self._asked, run.own.id]) if run.own else self._asked}"
         count = self._seen[key] = self._seen.get(key, -1) + 1
         return f"{key}-{count}" if count else key
 
     def _place_for(self, key: str, index: int) -> int:
         """A number for a run that the table does not know: the one of the same parameters for another command, its
         index, or one beyond all."""
-        item = self._superseded.pop(key[:12], None)
-        if item is None:
+        earlier = self._superseded.get(key[:12])
+        if earlier:
+            item = earlier.pop(0)
+        else:
             item = index if index not in self._used else max(self._used) + 1
         self._used.add(item)
         return item

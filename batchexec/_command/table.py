@@ -80,7 +80,7 @@ class Table:
                     row.item,
                     *(row.parameters.get(name, "") for name in self._parameters),
                     "" if row.exit_code is None else row.exit_code,
-                    "" if row.seconds is None else f"{row.seconds:.3f}",
+                    "" if row.seconds is None else f"{row.seconds:.6f}",
                     row.node,
                     ";".join(_UNSAFE.sub(lambda found: quote(found[0], safe=""), path) for path in row.outputs),
                     row.error,

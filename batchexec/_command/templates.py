@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -123,10 +124,11 @@ class Templates:
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))}: a name for one thing only, please")
         self.named = frozenset(named)
+        self._fitting: frozenset[frozenset[str]] = frozenset()
         if "app" in self.used and command.app is None:
             raise ValueError("{app} stands for the directory of the app: give app=")
 
-    @property
+    @functools.cached_property
     def used(self) -> set[str]:
         """Names of all placeholders."""
         texts = [self.shell, *self.words, *self.env.values(), *(one.where for one in self.inputs)]
@@ -136,7 +138,9 @@ class Templates:
     def check_known(self, parameters: Iterable[str], app: bool) -> None:
         """Raises TypeError when there is a placeholder that nothing is given for, or a parameter by the name of an
         input or output."""
-        given = set(parameters)
+        given = frozenset(parameters)
+        if given in self._fitting:
+            return
         clash = given & {*self.named, "app"}
         if clash:
             raise TypeError(f"{', '.join(sorted(clash))}: the command has an input, an output or an app of that name")
@@ -144,9 +148,9 @@ class Templates:
         unknown = sorted(self.used - known)
         if unknown:
             has = f"there is {', '.join(sorted(known))}" if known else "no parameters are given"
-            raise TypeError(
-                f"nothing is given for {', '.join(f'{{{name}}}' for name in unknown)} of the command: {has}"
-            )
+            what = ", ".join(f"{{{name}}}" for name in unknown)
+            raise TypeError(f"nothing is given for {what} of the command: {has}")
+        self._fitting = frozenset((given,))  # as a rule, all runs have the same parameters
 
 
 def checked_command(command: str | Sequence[str | os.PathLike[str]], shell: bool) -> str | tuple[str | Path, ...]:
@@ -195,16 +199,10 @@ def checked_patterns(given: Any) -> tuple[tuple[str | None, str], ...] | None:
 
 
 def check_pattern(pattern: str) -> None:
-    parts = pattern.split("/")
-    if (
-        not pattern.strip("./")
-        or pattern.startswith("/")
-        or ".." in parts
-        or re.match(r"[A-Za-z]:/", pattern)
-        or "\0" in pattern
-    ):
+    absolute = pattern.startswith("/") or re.match(r"[A-Za-z]:/", pattern)
+    if absolute or not pattern.strip("./") or ".." in pattern.split("/") or "\0" in pattern:
         raise ValueError(
-            f"outputs: {pattern!r} is no pattern of files below the run's directory, such as '*.csv' or 'plots/**/*.png'"
+            f"outputs: {pattern!r} is no pattern of files below the run's directory, as '*.csv' or 'plots/**/*.png'"
         )
 
 

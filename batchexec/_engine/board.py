@@ -207,6 +207,8 @@ class Board:
             broken.__cause__ = error
             self._fail(chunk, broken)
             return
+        if chunk.environment is not None:
+            chunk.environment.proven = True
         self.progress.echo(chunk, delivery)
         if chunk.call.finish is not None:
             delivery = delivery._replace(outcomes=_finished(chunk, chunk.call.finish, delivery))

@@ -54,6 +54,7 @@ class Health:
 
     async def _look(self) -> None:
         """Raises PoolError, NodeError or QuotaError when the work cannot start."""
+        await self._session.nudge_pool(if_due=True)
         pool_id = self._session.pool_id
         pool = await self._session.batch.get_pool(pool_id)
         if pool is None:

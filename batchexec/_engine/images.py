@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from batchexec._settings.given import Secret
-from batchexec._settings.nodes import host_of
-from batchexec.config import BatchConfig
+from batchexec.config import BatchConfig, Secret, host_of
 from batchexec.errors import ConfigError
 
 Json = dict[str, Any]

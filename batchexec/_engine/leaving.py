@@ -51,7 +51,7 @@ class Leaver:
             if isinstance(copied, ServiceError | Unplaceable):
                 kept = kept or isinstance(copied, ServiceError)
                 what = f"{file.relative_path!r}, which item {file.item} left, cannot be copied to {self._target}"
-                error = OutputError(f"{what}: {copied}. {self._hint}", **where)
+                error = OutputError(f"{what}: {str(copied).rstrip('.')}. {self._hint}", **where)
                 error.__cause__ = copied
                 errors.setdefault(file.item, error)
             elif isinstance(copied, BaseException):

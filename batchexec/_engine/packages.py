@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchexec._source import Reached
 from batchexec._wire import envelope, names
@@ -13,17 +14,18 @@ from batchexec.config import BatchConfig
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
-    from batchexec._source.packages import Plan
+    from batchexec._source.plans import Plan
     from batchexec._source.requirements_files import Wanted
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Environment:
     """What a node is to install, under its content hash; `blobs` are the contents that it is made from, by hash."""
 
     digest: str
     blobs: Mapping[str, bytes] = field(repr=False)
     hints: tuple[str, ...] = ()  # what may be the matter when it cannot be made
+    proven: bool = False  # a task has run in it
 
     def explained(self, error: RequirementsError) -> RequirementsError:
         """The error with what is known here of packages that the resolver did not find."""
@@ -40,8 +42,21 @@ def packages_for(config: BatchConfig, where: str, warn: Callable[[str], None]) -
     return None if entries == ("none",) else Packages(config, where, entries, warn)
 
 
+class _Needs(NamedTuple):
+    """Third-party modules, and modules of the user's own, whose projects may require more."""
+
+    modules: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
+
+    def cover(self, other: _Needs) -> bool:
+        return self.modules >= other.modules and self.own >= other.own
+
+    def joined(self, other: _Needs) -> _Needs:
+        return _Needs(self.modules | other.modules, self.own | other.own)
+
+
 class Packages:
-    """The packages of one executor. What `auto` finds only grows, so that calls which differ share environments.
+    """The packages of one executor. Calls that differ share environments, but none waits for what another cannot have.
 
     Not for several threads at once: the submitter asks for one chunk after the other.
     """
@@ -55,9 +70,10 @@ class Packages:
         self._warn = warn
         self._warned: set[str] = set()
         self._read: Wanted | RequirementsError | None = None
-        self._modules: frozenset[str] = frozenset()  # of all calls so far
-        self._own: frozenset[str] = frozenset()  # the user's modules, whose projects may require more
-        self._reached: dict[Reached, Environment | RequirementsError | None] = {}
+        self._needs: dict[Reached, _Needs | RequirementsError] = {}
+        self._made: dict[_Needs, Environment | None] = {}
+        self._call: object = None  # the last one, and what its chunks needed so far
+        self._together = _Needs()
         self._environments: dict[str, Environment] = {}
 
     @property
@@ -65,9 +81,9 @@ class Packages:
         """Settings of the job by which installers on its nodes reach the indexes. Secret: they may hold credentials."""
         try:
             options = self._wanted().options
+            authorities = self._authorities()
         except RequirementsError:  # which every call will get
-            options = []
-        authorities = self._authorities()
+            return {}
         about = {
             "options": [*_words(self._options), *options],
             "proxy": self._proxy,
@@ -75,40 +91,61 @@ class Packages:
         }
         return {names.ENV_PIP: json.dumps(about)} if any(about.values()) else {}
 
-    def environment(self, reached: Reached) -> Environment | None:
-        """What the node must make for a chunk that reaches so much; None for nothing. Raises RequirementsError."""
-        if reached not in self._reached:
-            try:
-                self._reached[reached] = self._made(reached)
-            except RequirementsError as error:
-                self._reached[reached] = error
-        made = self._reached[reached]
-        if isinstance(made, RequirementsError):
-            raise made
-        return made
+    def environment(self, reached: Reached, call: object) -> Environment | None:
+        """What the node must make for a chunk that reaches so much; None for nothing. Raises RequirementsError.
+
+        An environment that has served is used again, and added to; the chunks of one `call` share what they need.
+        """
+        needs = self._needs_of(reached)
+        if isinstance(needs, RequirementsError):
+            raise needs
+        if not self._made_for(needs):
+            return None
+        if call is not self._call:
+            self._call, self._together = call, _Needs()
+        proven = [held for held, made in self._made.items() if made is not None and made.proven]
+        for held in (*proven, self._together):
+            if held.cover(needs):
+                return self._made_for(held)
+        self._together = functools.reduce(_Needs.joined, (*proven, self._together), needs)
+        return self._made_for(self._together)
 
     def pending(self, reached: Reached) -> bool:
         """Whether asking for it may take a while: files and metadata are read, wheels built."""
-        return reached not in self._reached
+        return reached not in self._needs
 
-    def _made(self, reached: Reached) -> Environment | None:
+    def _needs_of(self, reached: Reached) -> _Needs | RequirementsError:
+        """What it needs, of which is known that a node can have it."""
         from batchexec._source import packages
 
-        wanted = self._wanted()
-        modules = packages.modules_of(reached) if wanted.auto else frozenset()
-        own = reached.local if wanted.auto else frozenset()
-        plan = self.plan(modules, own)
-        if not plan:
-            return None  # though other calls need some
-        if not (modules >= self._modules and own >= self._own):
-            plan = self.plan(modules | self._modules, own | self._own)
-        self._modules |= modules
-        self._own |= own
-        for text in plan.warnings:
-            if text not in self._warned:
-                self._warned.add(text)
-                self._warn(text)
-        return self.of_plan(plan)
+        if reached not in self._needs:
+            try:
+                auto = self._wanted().auto
+                if not self._local:
+                    packages.refuse_foreign(reached.local)
+                needs = _Needs(packages.modules_of(reached), reached.local) if auto else _Needs()
+                self._made_for(needs)
+                self._needs[reached] = needs
+            except RequirementsError as error:
+                self._needs[reached] = error
+            except Exception as error:  # noqa: BLE001 - metadata is anybody's; this call fails, others go on
+                failed = RequirementsError(
+                    f"the packages cannot be found out here ({type(error).__name__}: {error}): list them, as in "
+                    "requirements=['numpy', ...]"
+                )
+                failed.__cause__ = error
+                self._needs[reached] = failed
+        return self._needs[reached]
+
+    def _made_for(self, needs: _Needs) -> Environment | None:
+        if needs not in self._made:
+            plan = self.plan(needs.modules, needs.own)
+            for text in plan.warnings:
+                if text not in self._warned:
+                    self._warned.add(text)
+                    self._warn(text)
+            self._made[needs] = self.of_plan(plan) if plan else None
+        return self._made[needs]
 
     def plan(self, modules: frozenset[str], own: frozenset[str]) -> Plan:
         """What nodes must have for these third-party modules, and for the projects of the user's `own`."""
@@ -154,8 +191,11 @@ class Packages:
     def _authorities(self) -> bytes:
         if not self._ca_bundle:
             return b""
-        with open(self._ca_bundle, "rb") as file:
-            return file.read()
+        try:
+            with open(self._ca_bundle, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise RequirementsError(f"ca_bundle: cannot read {self._ca_bundle}: {error.strerror or error}") from error
 
 
 def _words(options: tuple[str, ...]) -> list[str]:

@@ -78,7 +78,7 @@ class Packer:
                 self._blob(names.data_blob(digest), digest, frame, blobs)
                 external[str(index)] = digest
                 frames[index] = b""
-        environment = self._packages.environment(reached) if self._packages else None
+        environment = self._packages.environment(reached, id(chunk.call)) if self._packages else None
         if environment is not None:
             chunk.environment = environment
             for digest, data in environment.blobs.items():
@@ -109,9 +109,9 @@ class Packer:
         about = envelope.context("chunk", self._job, chunk.number, chunk.generation)
         return Packed(chunk, envelope.seal(self._key, about, header, frames), blobs, files)
 
-    def must_look_up(self, chunk: Chunk) -> bool:
-        """Whether packing it begins with finding out which packages it needs: that may take seconds."""
-        return self._packages is not None and self._packages.pending(chunk.reached)
+    def must_look_up(self, chunks: Iterable[Chunk]) -> bool:
+        """Whether packing them begins with finding out which packages they need: that may take seconds."""
+        return self._packages is not None and any(self._packages.pending(chunk.reached) for chunk in chunks)
 
     def index(self, pack: int, chunks: Iterable[Packed]) -> bytes:
         """A pack's first envelope: what it holds, so that a job can be read again from its storage alone."""

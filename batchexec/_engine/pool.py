@@ -41,7 +41,8 @@ def nodes_for(config: BatchConfig, max_workers: int | None) -> int:
 def formula(nodes: int, slots: int, idle_minutes: int, spot: bool) -> str:
     """Nodes for what waits or runs, up to `nodes`, kept for `idle_minutes`, then none; all while samples are few.
 
-    The service shows a sample about a minute after it was taken: of the last two minutes, there are half at best.
+    `slots`: tasks that a node runs at once; the service counts tasks, whatever slots they take. It shows a sample
+    about a minute after it was taken: of the last two minutes, there are half at best.
     """
     target = "$TargetLowPriorityNodes" if spot else "$TargetDedicatedNodes"
     span = f"TimeInterval_Minute * {idle_minutes + 1}"
@@ -54,9 +55,25 @@ def formula(nodes: int, slots: int, idle_minutes: int, spot: bool) -> str:
     )
 
 
+_TASKS = re.compile(r"\(busy \+ \d+\) / (\d+)")
+
+
+def tasks_a_node(formula: str) -> int | None:
+    """How many tasks a formula of ours reckons with; None for somebody else's."""
+    found = _TASKS.search(formula)
+    return int(found[1]) if found else None
+
+
+def reckoning_with(formula: str, tasks: int) -> str:
+    """A formula of ours for nodes that run so many tasks at once."""
+    return _TASKS.sub(f"(busy + {tasks - 1}) / {tasks}", formula)
+
+
 def autoscale(config: BatchConfig, nodes: int) -> Json:
+    node = resources.node_of(config, resources.Place("azure", 1, nodes))
+    tasks = node.slots // resources.share(node, config.cores, config.memory)["slots"]
     return {
-        "autoScaleFormula": formula(nodes, config.slots_per_node, config.idle_minutes, config.spot),
+        "autoScaleFormula": formula(nodes, tasks, config.idle_minutes, config.spot),
         "autoScaleEvaluationInterval": "PT5M",
     }
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchexec._settings import sizes
-from batchexec.config import BatchConfig
+from batchexec.config import BatchConfig, sizes
 from batchexec.errors import ConfigError
 
 from .needs import Node

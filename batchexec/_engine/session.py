@@ -23,6 +23,7 @@ from . import command, images, pool, resources, workerzip
 from .needs import Needs
 from .packages import Packages
 from .resources import Place
+from .scaling import Scaling
 
 if TYPE_CHECKING:
     import aiohttp
@@ -35,7 +36,6 @@ Json = dict[str, Any]
 
 _log = logging.getLogger("batchexec")
 
-_AUTOSCALE_PAUSE = 31.0  # the service refuses enableautoscale within 30 s of the last
 _RETENTION = "PT1H"  # of a completed task's directory on its node; the service's own 7 days would fill disks
 _USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 
@@ -74,7 +74,7 @@ class Session:
         self._node = resources.node_of(config, place)
         self._own_pool = False  # made for this job alone, and goes with it
         self._in_containers = False
-        self._scaled_at = -_AUTOSCALE_PAUSE
+        self._scaling = Scaling(self.batch, self.pool_id)
         self._store_opened = False
         self.opened = False
 
@@ -111,6 +111,7 @@ class Session:
         }
         if needs.slots > 1:
             body["requiredSlots"] = needs.slots
+            self._scaling.need(needs.slots)
         if needs.timeout:
             body["constraints"]["maxWallClockTime"] = f"PT{needs.timeout:.3f}S"
         if self._in_containers:
@@ -136,25 +137,10 @@ class Session:
         except ConfigError:  # the pool was taken for what the executor asks; one call asks for more than there is
             return replace(needs, slots=self._node.slots)
 
-    async def nudge_pool(self) -> None:
-        """Have an autoscaled pool evaluate its formula now rather than in up to five minutes."""
-        if self.is_local or time.monotonic() - self._scaled_at < _AUTOSCALE_PAUSE:
-            return
-        self._scaled_at = time.monotonic()
-        try:
-            found = await self.batch.get_pool(self.pool_id)
-            if not found or not found.get("enableAutoScale"):
-                return
-            if int(found.get("currentDedicatedNodes") or 0) + int(found.get("currentLowPriorityNodes") or 0) > 0:
-                return
-            interval = found.get("autoScaleEvaluationInterval", "PT5M")
-            scale = {"autoScaleFormula": found["autoScaleFormula"], "autoScaleEvaluationInterval": interval}
-            await self.batch.enable_autoscale(self.pool_id, scale)
-        except ServiceError as error:
-            # Without the right to change pools, or just after someone else's call, the next regular evaluation serves.
-            # A pool that is being resized is getting its nodes.
-            if error.status != 403 and error.code not in ("TooManyEnableAutoScaleRequests", "PoolBeingResized"):
-                raise
+    async def nudge_pool(self, *, if_due: bool = False) -> None:
+        """Have an autoscaled pool look at its work now. `if_due`: only where its formula is not yet right for it."""
+        if not self.is_local and (self._scaling.due or not if_due):
+            await self._scaling.nudge(self._node.slots)
 
     async def extend_lease(self) -> None:
         """Move the job's end `wall_clock_hours` away from now, and sign anew for what is still to come."""
@@ -197,7 +183,7 @@ class Session:
                 )
             if await self.batch.create_pool(pool.azure_pool(config, place.nodes)):
                 self._in_containers = True
-                self._scaled_at = time.monotonic()
+                self._scaling.pool_made()
                 return
             found = await self.batch.get_pool(self.pool_id)  # someone was faster
             if found is None:
@@ -222,6 +208,7 @@ class Session:
         worker = names.worker_blob(self.worker_sha256)
         usual = resources.share(self._node, config.cores, config.memory)
         self._threads = usual["threads"]
+        self._scaling.widest = usual["slots"]
         settings = {
             **resources.thread_settings(self._threads, config.env),
             **(command.GPU_SETTINGS if self._node.gpus else {}),
@@ -245,6 +232,7 @@ class Session:
                     {
                         "httpUrl": f"{self.store.base_url}{worker}?{self.store.sas(worker, 'r')}",
                         "filePath": names.WORKER_FILE,
+                        "fileMode": "0755",  # whatever user an image has its containers run as
                     }
                 ],
                 "constraints": {"maxTaskRetryCount": 3},

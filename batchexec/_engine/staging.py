@@ -65,6 +65,8 @@ class _Listed(NamedTuple):
     digests: frozenset[str]
     until: datetime
     """When its signatures end."""
+    found: tuple[list[FoundBlob], ...]
+    """The blobs that it refers to."""
 
 
 class Staging:
@@ -79,18 +81,19 @@ class Staging:
         self._numbers = itertools.count(1)
         self._used: set[str] = set()  # sets that a chunk has used
         self._listed: dict[str, _Listed] = {}  # those that several use
-        self._found: dict[BlobTree, tuple[float, list[FoundBlob]]] = {}
+        self._found: dict[BlobTree, tuple[float, list[FoundBlob]]] = {}  # with the time when that was
         self._places = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     async def look_up(self, sets: Iterable[FileSet]) -> None:
         """Find the blobs that `sets` refer to. Raises FilesError when they cannot be had."""
         for one in sets:
             for tree in one.blobs:
-                looked, _ = self._found.get(tree, (-_FRESH_SECONDS, []))
+                looked, before = self._found.get(tree, (-_FRESH_SECONDS, None))
                 if time.monotonic() - looked >= _FRESH_SECONDS:
-                    self._found[tree] = time.monotonic(), await self._blobs(tree)
-                    self._listed.pop(one.id, None)
-            if one.blobs:
+                    found = await self._blobs(tree)
+                    # What is the same stays the same object, and so do the listings made of it.
+                    self._found[tree] = time.monotonic(), before if before == found else found
+            if one.blobs and (one.id not in self._listed or not self._current(one, self._listed[one.id])):
                 self._with_blobs(one)  # are they in each other's way?
 
     def stage(self, place: FileSet | None, more: Iterable[FileSet]) -> Staged:
@@ -130,7 +133,7 @@ class Staging:
 
     def _list(self, one: FileSet, *, keep: bool) -> _Listed:
         known = self._listed.get(one.id)
-        if known is not None and known.until == self._store.signed_until:
+        if known is not None and self._current(one, known):
             return known
         until = self._store.signed_until
         sources: dict[str, int] = {}
@@ -151,10 +154,18 @@ class Staging:
         listing = files.Listing(one.directories, signed, placed)
         data = files.dump(listing)
         digests = frozenset(entry.sha256 for entry in one.entries if entry.size)
-        listed = _Listed(listing, data, envelope.sha256(data), frozenset(uploads), digests, until)
+        listed = _Listed(listing, data, envelope.sha256(data), frozenset(uploads), digests, until, self._blobs_of(one))
         if keep:
             self._listed[one.id] = listed
         return listed
+
+    def _current(self, one: FileSet, known: _Listed) -> bool:
+        now = self._blobs_of(one)
+        same = all(a is b for a, b in zip(known.found, now, strict=True))
+        return same and known.until == self._store.signed_until
+
+    def _blobs_of(self, one: FileSet) -> tuple[list[FoundBlob], ...]:
+        return tuple(self._found[tree][1] for tree in one.blobs)
 
     def _content(self, entry: FileEntry) -> tuple[Upload, int]:
         where = self._where.get(entry.sha256)
@@ -199,8 +210,9 @@ class Staging:
         found = []
         for tree in one.blobs:
             for blob in self._found[tree][1]:
-                below = blob.name[len(tree.prefix) :] if tree.prefix else blob.name
-                found.append((relative(f"{tree.path}/{below}"[0 if tree.path else 1 :]), tree.container, blob))
+                below = blob.name[len(tree.prefix) :].strip("/")
+                path = relative("/".join(part for part in (tree.path, below) if part))
+                found.append((path, tree.container, blob))
         if found:
             more = (FileEntry(path, "", blob.size, False, blob.name) for path, _, blob in found)
             FileSet((*one.entries, *more), one.directories)

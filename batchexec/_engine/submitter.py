@@ -114,7 +114,7 @@ class Submitter:
     def _may_be_slow(self) -> bool:
         """Whether packing should leave the loop free: archives to build, packages to find, or much data to sign."""
         head = self._waiting[0]
-        if any(map(self._packer.must_look_up, itertools.islice(self._waiting, TASKS_PER_REQUEST))):
+        if self._packer.must_look_up(itertools.islice(self._waiting, TASKS_PER_REQUEST)):
             return True
         return bool(head.reached.local or head.filesets or head.call.needs.files) or (
             head.items is not None and sum(len(frame) for frame in head.items.frames) > 1_000_000

@@ -88,10 +88,7 @@ class Trial:
         Raises RequirementsError where the installation fails.
         """
         with tempfile.TemporaryDirectory(prefix="batchexec-doctor-") as scratch:
-            bare = os.path.join(scratch, "bare")
-            # Without symbolic links to it, what the interpreter here has would be found by its installer.
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
-            python = os.path.join(bare, "bin", "python")
+            python = _bare_interpreter(os.path.join(scratch, "bare"))
             if self._plan:
                 say("installing")
                 python = self._install(python, scratch)
@@ -115,6 +112,14 @@ class Trial:
             text = answer.get("text", f"the installer ended with exit code {done.returncode}")
             raise environment.explained(RequirementsError(text, kind=answer.get("kind", "")))
         return str(answer["python"])
+
+
+def _bare_interpreter(folder: str) -> str:
+    """One that has nothing: what this one has would be found by the installer, and taken as being there already."""
+    done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
+    if done.returncode:
+        raise RequirementsError(f"a virtual environment cannot be made here: {done.stderr or done.stdout}")
+    return os.path.join(folder, "bin", "python")
 
 
 def _import(python: str, modules: Iterable[str], scratch: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import marshal
+import re
 import zipfile
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -15,10 +16,18 @@ import cloudpickle
 
 from batchexec._wire import envelope
 
-# The worker, and the face with the rooms that it imports: user modules import batchexec on a node too, and make commands.
-_ROOMS = ("_command", "_report", "_settings", "_wire", "_worker")
+# The worker, and the face with what it imports: user modules import batchexec on a node too, and make commands.
+_ROOMS = ("_report", "_settings", "_wire", "_worker")
+_ALSO = ("_command/__init__.py", "_command/templates.py")
+_NOT = ("testing.py",)
+# Of these the source is there too: a worker of another minor has to get so far as to say so.
+_READABLE = re.compile(
+    r"batchexec/(__init__|_version|_wire/.*|_worker/(__init__|cache|crash|forked|items|kept|logs|main|store|surroundings|task))\.py"
+    r"|cloudpickle/.*"
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is
+_UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is, whatever its hash
+_HASH_BYTES = 8
 
 
 @functools.cache
@@ -27,31 +36,30 @@ def build() -> tuple[str, bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, path in sorted(_modules()):
-            source = path.read_bytes()
-            # Source for a worker of another minor, which has to say so; byte code for all others, as compiling costs
-            # more than everything else that a task does before user code.
-            _add(archive, name, source)
-            _add(archive, name + "c", _byte_code(name[:-3].replace("/", "."), path, source))
+            if _READABLE.fullmatch(name):
+                _add(archive, name, path.read_bytes())
+            # Compiling would cost a task more than everything else that it does before user code.
+            _add(archive, name + "c", _byte_code(name[:-3].replace("/", "."), path))
     data = file.getvalue()
     return envelope.sha256(data), data
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
     package = Path(__file__).parent.parent
-    for folder in (package, *(package / room for room in _ROOMS)):
-        for path in folder.glob("*.py"):
+    files = [path for folder in (package, *(package / room for room in _ROOMS)) for path in folder.glob("*.py")]
+    for path in (*files, *(package / name for name in _ALSO)):
+        if path.name not in _NOT:
             yield path.relative_to(package.parent).as_posix(), path
     pickler = Path(cloudpickle.__file__).parent
     for path in pickler.glob("*.py"):
         yield f"cloudpickle/{path.name}", path
 
 
-def _byte_code(name: str, path: Path, source: bytes) -> bytes:
+def _byte_code(name: str, path: Path) -> bytes:
     """The module's .pyc. As importing it would, this takes it from the cache or leaves it there."""
     code = SourceFileLoader(name, str(path)).get_code(name)
     assert code is not None  # a source file always has code
-    head = importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(source)
-    return head + marshal.dumps(code)
+    return importlib.util.MAGIC_NUMBER + _UNCHECKED + bytes(_HASH_BYTES) + marshal.dumps(code)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

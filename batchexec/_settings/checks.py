@@ -106,14 +106,18 @@ def patterns(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def output_dir(value: Any) -> Any:
+    """A template of directories as text, or a BlobPath as it is."""
+    if hasattr(value, "container") and hasattr(value, "prefix"):
+        return value
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(text, str):
-        try:
-            text.format(item="0")
-        except (ValueError, KeyError, IndexError, AttributeError):
-            raise ValueError("a directory, in which {item} may stand for the item's number") from None
-        if not text.strip():
-            raise ValueError("a directory")
+    if not isinstance(text, str):
+        raise ValueError("a directory, or a BlobPath")
+    try:
+        text.format(item=0)
+    except (ValueError, KeyError, IndexError, AttributeError):
+        raise ValueError("a directory, in which {item} may stand for the item's number") from None
+    if not text.strip():
+        raise ValueError("a directory")
     return text
 
 
@@ -137,6 +141,8 @@ def _requirement(text: str) -> str:
         if not re.match(r"(-r|-c|-e|--requirement|--constraint|--editable)\b", text):
             raise ValueError("packages (options of the installer, such as indexes, are pip_options)")
         return text
+    if re.search(r"https?://[^/\s]*@|://[^/\s@]*:[^/\s]*@", text):
+        raise ValueError("lines without logins, which would lie in storage: those of indexes belong into pip_options")
     bare = re.sub(r"\[[^\]]*\]$", "", text)
     is_path = "://" not in text and (bare in (".", "..") or "/" in bare or os.sep in bare or bare.endswith(".whl"))
     if is_path and not os.path.exists(os.path.expanduser(bare)):

@@ -6,6 +6,7 @@ The figures: the series' pages below https://learn.microsoft.com/azure/virtual-m
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -153,6 +154,7 @@ def gpus(vm_size: str) -> int | None:
     return next(counts, None)
 
 
+@functools.lru_cache
 def slots(vm_size: str) -> int:
     """Task slots of a node where nothing else is said: one for each GPU, else for each vCPU. ConfigError where the
     name does not tell."""

@@ -21,7 +21,8 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
     """The value in its field's type and form; ValueError says what is expected."""
     wanted = kind(row)
     if wanted == "Any":
-        return value
+        check = row.metadata["check"]
+        return value if check is None else check(value)
     if isinstance(value, str) and origin.level in (FILE, ENVIRONMENT):
         value = _parsed(wanted, value)
     if wanted == "bool":
@@ -41,7 +42,8 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
         if isinstance(value, (list, tuple)) and "str, str" in wanted:
             value = dict.fromkeys(value)  # names alone: the check finds their values
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ValueError("a mapping of names" + (" (JSON)" if origin.level == ENVIRONMENT else ""))
+            expected = "a mapping of names" + (", or a list of names" if "str, str" in wanted else "")
+            raise ValueError(expected + (" (JSON)" if origin.level == ENVIRONMENT else ""))
         value = MappingProxyType(dict(value))
     else:
         value = os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -207,7 +207,9 @@ def _metadata_in(root: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=64)
 def _listed(root: str, mtime_ns: int) -> tuple[str, ...]:
     names = sorted(os.listdir(root))
-    return tuple(os.path.join(root, name) for name in names if name.endswith((".dist-info", ".egg-info")))
+    ends = (".dist-info", ".egg-info")
+    # pip leaves what it could not remove under names that begin with a tilde.
+    return tuple(os.path.join(root, name) for name in names if name.endswith(ends) and not name.startswith("~"))
 
 
 def _root(file: str) -> str | None:

@@ -50,9 +50,10 @@ def _read(file: BinaryIO) -> Elf:
     if machine == "ppc64" and order == "<":
         machine = "ppc64le"
     file.seek(table)
-    headers = file.read(min(size * count, _MOST))
+    entry = 56 if wide else 32
+    headers = file.read(min(size * count, _MOST)) if size >= entry else b""
     segments = []
-    for start in range(0, len(headers) - size + 1, size or 1):
+    for start in range(0, len(headers) - entry + 1, size or 1):
         if wide:
             kind, _, offset, address, _, length, _, _ = struct.unpack_from(order + "IIQQQQQQ", headers, start)
         else:

@@ -91,6 +91,9 @@ def _same_place(path: str, source: str, base: str) -> str:
     if path == base:
         return ""
     inside = os.path.join(base, "")
+    if not path.startswith(inside):  # perhaps by another name of the same directory
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        inside = os.path.join(os.path.realpath(base), "")
     if not path.startswith(inside):
         raise FilesError(
             f"{source!r} is outside of the current directory ({base!r}), so it has no place in the tasks' working "

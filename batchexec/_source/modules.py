@@ -153,7 +153,7 @@ def _within(path: str, root: str) -> bool:
 
 def _below(directories: tuple[str, ...], part: str) -> Place | None:
     """The module `part` of a package with these directories."""
-    spaces = []
+    spaces: list[str] = []
     for directory in directories:
         spec = importlib.machinery.PathFinder.find_spec(part, [directory])
         if spec is None:

@@ -23,8 +23,9 @@ _EVERYWHERE = re.compile(
     r"[-.\w]*\.so[.\d]*\Z|ld-linux[-\w]*\.so\.\d+\Z|linux-vdso\.so\.1\Z"
 )
 _ALIASES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
-# Directories of interpreters that are the same on every Linux; others are of the machine that they were found on.
+# Directories of interpreters: the same on every Linux, and those that no two machines share.
 _SYSTEM = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/sbin/", "/usr/sbin/")
+_OF_THIS_MACHINE = ("/home/", "/Users/", "/tmp/")
 
 
 class Target(NamedTuple):
@@ -62,8 +63,9 @@ def check(path: str, target: Target, *, called: str = "", sent: Collection[str] 
         raise FilesError(f"{what} is a program for Windows; the nodes run Linux: send one that was built for Linux")
     if head[:4] in _MACHO and not head.startswith(b"\xca\xfe\xba\xbe\0\0\0\x34"):  # a Java class has the same magic
         raise FilesError(f"{what} is a program for macOS; the nodes run Linux: send one that was built for Linux")
+    warnings: list[str] = []
     if head[:2] == b"#!":
-        _check_script(what, head.partition(b"\n")[0], target)
+        warnings = _check_script(what, head.partition(b"\n")[0], target)
     else:
         raise FilesError(
             f"{what} is neither a program for Linux nor a script that begins with '#!': give the interpreter in the "
@@ -74,7 +76,7 @@ def check(path: str, target: Target, *, called: str = "", sent: Collection[str] 
             f"{what} is not marked as executable: chmod +x it, or give its interpreter in the command, as in "
             f"'python3 {called or path} ...'"
         )
-    return []
+    return warnings
 
 
 def _check_elf(what: str, path: str, found: elf.Elf, target: Target, sent: Collection[str]) -> list[str]:
@@ -104,7 +106,7 @@ def _check_elf(what: str, path: str, found: elf.Elf, target: Target, sent: Colle
     ]
 
 
-def _check_script(what: str, line: bytes, target: Target) -> None:
+def _check_script(what: str, line: bytes, target: Target) -> list[str]:
     if line.endswith(b"\r"):
         raise FilesError(
             f"{what}: its first line ends as on Windows (CR LF), so that no Linux finds its interpreter: save it with "
@@ -116,11 +118,13 @@ def _check_script(what: str, line: bytes, target: Target) -> None:
     name = words[0]
     if target.here and not os.path.exists(name):
         raise FilesError(f"{what}: its first line names the interpreter {name!r}, which is not here")
-    if not target.here and not name.startswith(_SYSTEM):
-        raise FilesError(
-            f"{what}: its first line names the interpreter {name!r}, a path of this machine that nodes do not have: "
-            f"write '#!/usr/bin/env {os.path.basename(name)}'"
-        )
+    if target.here or name.startswith(_SYSTEM):
+        return []
+    where = f"{what}: its first line names the interpreter {name!r}"
+    better = f"'#!/usr/bin/env {os.path.basename(name)}' is found on any"
+    if name.startswith((*_OF_THIS_MACHINE, f"{sys.prefix}/", f"{os.path.expanduser('~')}/")):
+        raise FilesError(f"{where}, a path of this machine, which nodes do not have: {better}")
+    return [f"{where}, which must be in image=: {better}"]
 
 
 def _ldd(path: str) -> dict[str, str | None]:

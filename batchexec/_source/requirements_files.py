@@ -25,6 +25,7 @@ _INDEX_OPTIONS = ("-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", 
 _OTHER_OPTIONS = ("--no-binary", "--only-binary", "--trusted-host")  # with a value
 _FLAGS = ("--no-index", "--prefer-binary", "--pre", "--require-hashes")
 _IGNORED = ("--use-feature", "--no-build-isolation")  # of pip alone, and of no use on a node
+_LOGIN = re.compile(r"//[^/\s]*@")
 _LONG = {"-i": "--index-url", "--pypi-url": "--index-url", "-f": "--find-links"}
 
 
@@ -47,6 +48,14 @@ class Wanted:
     def explicit(self) -> bool:
         """Whether there is something beside what `auto` finds."""
         return bool(self.requirements or self.projects)
+
+    def wheel(self, path: str) -> Wheel:
+        """That of a project or archive; built once. Raises RequirementsError."""
+        from batchexec._source.wheels import built
+
+        if path not in self.wheels:
+            self.wheels[path] = built(path)
+        return self.wheels[path]
 
 
 def read(entries: tuple[str, ...], *, local: bool) -> Wanted:
@@ -83,10 +92,9 @@ def path_of(entry: str, base: str = "") -> tuple[str, str] | None:
     """
     if entry.startswith("file:"):
         return unquote(urlsplit(entry).path), ""
-    name, at, url = entry.partition(" @ ")
-    if at:
-        extras = name[name.find("[") :].strip() if "[" in name else ""
-        return (unquote(urlsplit(url.partition(" ")[0]).path), extras) if url.startswith("file:") else None
+    named = re.match(r"[\w.-]+\s*(\[[^\]]*\])?\s*@\s*(\S+)", entry)
+    if named:
+        return (unquote(urlsplit(named[2]).path), named[1] or "") if named[2].startswith("file:") else None
     match = re.fullmatch(r"(.*?)(\[[\w\s,.-]*\])?", entry)
     bare, extras = (match[1], match[2] or "") if match else (entry, "")
     if "://" in entry or not (bare.endswith(_ARCHIVES) or "/" in bare or os.sep in bare or bare in (".", "..")):
@@ -163,7 +171,9 @@ def _line(line: str, wanted: Wanted, local: bool, where: str, above: tuple[str, 
     named = path_of(line, os.path.dirname(above[-1]) if above else "")
     if named is not None:
         if not os.path.exists(named[0]):
-            raise RequirementsError(f"{where}: there is no {named[0]}")
+            by_conda = re.search(r"/croot/|feedstock_root|conda-bld", named[0])
+            hint = " (pip freeze writes so of conda's packages; pip list --format=freeze does not)" if by_conda else ""
+            raise RequirementsError(f"{where}: there is no {named[0]}{hint}")
         wanted.projects.append(named)
         return
     _checked(line, where)
@@ -213,6 +223,11 @@ def _reachable(value: str, beside: str, local: bool, where: str) -> str:
 
 
 def _checked(line: str, where: str) -> Requirement:
+    if re.search(r"https?://[^/\s]*@|://[^/\s@]*:[^/\s]*@", line):
+        raise RequirementsError(
+            f"{where}: {_LOGIN.sub('//****@', line)!r} holds a login, which would lie in storage with the job: install "
+            "it here, and 'auto' will send it as a wheel, or have it on an index whose login is in pip_options="
+        )
     try:
         return line_of(line)
     except ValueError as error:

@@ -148,7 +148,9 @@ def _plain_script(content: bytes) -> bytes:
 
 
 def _archived(entries: dict[str, bytes], metadata: str) -> bytes:
-    """A wheel's bytes, with a RECORD of its own."""
+    """A wheel's bytes, with a RECORD of its own. A worker brings batchexec itself, so it is not required."""
+    about = entries[f"{metadata}/METADATA"]
+    entries[f"{metadata}/METADATA"] = re.sub(rb"(?m)^Requires-Dist:\s*batchexec\b(?![.\w-]).*\n", b"", about)
     record = io.StringIO()
     writer = csv.writer(record, lineterminator="\n")
     for name in sorted(entries):

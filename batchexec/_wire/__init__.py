@@ -14,7 +14,7 @@ Layout of a job in storage, below its container (or the prefix inside a containe
     files/content/<sha256>   the content of a larger file
     manifest/<call>          signed: one `map` call: function, item count, chunk bounds
     in/<pack>                signed chunks one after the other; its first envelope is the index of what it holds
-    out/<shelf>/<chunk>.<generation>   the signed result of a chunk; written once
+    out/<shelf>/<chunk>.<generation>   the signed result of a chunk, and behind it the files of its items; written once
     log/<chunk>.<generation> signed crash report, then whole standard output and error
 
 A *chunk* is some items of one call, run by one task. A *generation* counts the tasks that we made for it. A *shelf* is

@@ -10,6 +10,7 @@ import zipfile
 from typing import IO, Iterator, NamedTuple, Optional
 
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_UNIX = 3  # in a zip: the system it was made on
 
 
 class BadArchive(Exception):
@@ -96,7 +97,11 @@ def _zipped(path: str) -> Iterator[Member]:
                 raise BadArchive(f"its member {info.filename!r} is no file, directory or link")
             else:
                 with archive.open(info) as content:
-                    yield Member(info.filename, "file", bool(mode & 0o100), "", content)
+                    executable = bool(mode & 0o100)
+                    if info.create_system != _UNIX:  # it was made where files have no such mode
+                        head = content.peek(4)
+                        executable = head[:2] == b"#!" or head[:4] == b"\x7fELF"
+                    yield Member(info.filename, "file", executable, "", content)
 
 
 def _tarred(path: str) -> Iterator[Member]:

@@ -102,6 +102,8 @@ class Contents:
             room.empty(self._cache)  # for those who come next
             raise unavailable(f"the node's disk is full: {error}") from error
         except StoreError as error:
+            if error.status == 416:  # it is shorter than it was
+                raise Refusal("tampered", f"{source.name} does not have the content that its client sent") from error
             if source.etag is None or error.status not in (404, 412):
                 raise
             what = "was changed" if error.status == 412 else "is not there any more"

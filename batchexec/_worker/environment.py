@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
@@ -21,8 +22,7 @@ __all__ = ["InstallError", "Made", "enter", "is_enough", "prepare"]
 
 Blob = Callable[[str], Any]  # by SHA-256, checked: bytes-like
 
-
-_entered: str | None = None  # the environment that this process works in; there is no way out of it
+_entered: tuple[str, Made] | None = None  # what this process works in; there is no way out of it
 
 
 def enter(task: Task, digest: str | None) -> None:
@@ -31,23 +31,36 @@ def enter(task: Task, digest: str | None) -> None:
     Installs them where no task of this node has done so; waits where one is at it. Raises Refusal ("requirements")
     where they cannot be had, StartPlainly where this process cannot load them any more.
     """
-    from batchexec._wire.envelope import BadEnvelope
-
-    from .task import Refusal, StartPlainly
+    from .task import StartPlainly
 
     global _entered
-    if _entered not in (None, digest):
+    if _entered is not None and _entered[0] != digest:
         raise StartPlainly
     if digest is None:
         return
-    began = time.monotonic()
+    made = _entered[1] if _entered is not None else _found(task, digest)
+    if made.site is not None and _entered is None:
+        _refuse_what_is_loaded(made.site, task.is_forked)
+        _put_on_path(made.site)
+        _entered = digest, made
+    if made.bin is not None:
+        sys.executable = made.python
+        os.environ["PATH"] = os.pathsep.join([made.bin, os.environ.get("PATH", os.defpath)])
+    task.environment = made
+
+
+def _found(task: Task, digest: str) -> Made:
+    from batchexec._wire.envelope import BadEnvelope
+
+    from .task import Refusal
 
     def read() -> dict[str, Any]:
         spec: dict[str, Any] = json.loads(bytes(task.cache.data(digest)))
         return spec
 
+    began = time.monotonic()
     try:
-        made = _prepared(digest, read, task.cache.data, task.pip, _root(task), task.job, _say)
+        return _prepared(digest, read, task.cache.data, task.pip, _root(task), task.job, _say)
     except BadEnvelope as error:
         raise Refusal("tampered", str(error)) from error
     except InstallError as error:
@@ -56,11 +69,6 @@ def enter(task: Task, digest: str | None) -> None:
         raise Refusal(
             "requirements", str(error), kind=error.kind, installer=error.installer, seconds=seconds
         ) from error
-    if made.site is not None and _entered is None:
-        _refuse_what_is_loaded(made.site, task.is_forked)
-        _put_on_path(made)
-        _entered = digest
-    task.environment = made
 
 
 def is_enough(task: Task, digest: str) -> bool:
@@ -107,10 +115,7 @@ def _prepared(
 
         return environments.make(key, build)
     except OSError as error:
-        import errno
-
-        kind = "disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
-        raise InstallError(kind, f"{type(error).__name__}: {error}") from error
+        raise InstallError.of(error) from error
 
 
 def _work(spec: Mapping[str, Any], blob: Blob, pip: Mapping[str, Any], scratch: str, cache: str) -> Work:
@@ -141,17 +146,19 @@ def _root(task: Task) -> str:
     A container may run under another user than the node's tasks: each user has a directory of its own.
     """
     user = os.getuid()
+    problem = OSError("no directory of the node is this user's")
     shared = os.environ.get("AZ_BATCH_NODE_SHARED_DIR", "")
-    for place in filter(None, (shared, os.environ.get("AZ_BATCH_JOB_PREP_WORKING_DIR"), task.work_dir)):
+    job = os.environ.get("AZ_BATCH_JOB_PREP_WORKING_DIR", "")
+    for place in filter(None, (shared, job, tempfile.gettempdir())):
         for name in ("batchexec", f"batchexec-{user}"):
             path = os.path.join(place, name, "environments")
             try:
                 os.makedirs(path, exist_ok=True)
                 if os.stat(path).st_uid == user and os.access(path, os.W_OK):
                     return path
-            except OSError:  # not ours to write to: the next
-                continue
-    raise InstallError("other", "there is no directory on the node where this user may put packages")
+            except OSError as error:  # not ours to write to: the next
+                problem = error
+    raise InstallError.of(problem)
 
 
 def _environments(root: str, job: str, say: Say) -> NodeEnvironments:
@@ -184,34 +191,33 @@ def _refuse_what_is_loaded(site: str, is_forked: bool) -> None:
     """Raise StartPlainly where modules of the image are loaded of which the environment has another version."""
     tops = {name.partition(".")[0] for name in os.listdir(site)}
     images = tuple(os.path.join(path, "") for path in image_paths())
-    loaded = [name for name in tops if str(getattr(sys.modules.get(name), "__file__", None)).startswith(images)]
+    loaded = [
+        name
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in tops and str(getattr(module, "__file__", None)).startswith(images)
+    ]
     if not loaded:
         return
     if is_forked:
         from .task import StartPlainly
 
         raise StartPlainly
-    for name in list(sys.modules):  # what the interpreter itself loads at its start, by files of the image
-        if name.partition(".")[0] in loaded:
-            del sys.modules[name]
+    for name in loaded:  # by the interpreter itself at its start, as files of the image told it
+        del sys.modules[name]
 
 
-def _put_on_path(made: Made) -> None:
+def _put_on_path(directory: str) -> None:
     """As in the environment's own interpreter: after the standard library, before the image's packages."""
     import importlib
     import site
 
-    assert made.site is not None
-    assert made.bin is not None
     images = image_paths()
     before = list(sys.path)
-    site.addsitedir(made.site)
+    site.addsitedir(directory)
     new = [path for path in sys.path if path not in before]
     place = min((before.index(path) for path in images), default=len(before))
     sys.path[:] = [*before[:place], *new, *before[place:]]
     importlib.invalidate_caches()
-    sys.executable = made.python
-    os.environ["PATH"] = os.pathsep.join([made.bin, os.environ.get("PATH", os.defpath)])
 
 
 def _named(spec: Mapping[str, Any]) -> str:

@@ -117,6 +117,7 @@ class NodeFiles:
                 with open(source, "rb", buffering=0) as content:
                     if not intact(one, os.fstat(content.fileno())):
                         return False
+                    room.mark_used(content.fileno(), one.mode)
                     _write(scratch, iter(lambda: content.read(files.SMALL_BYTES), b""), file.executable, frozen)
                     if not intact(one, os.fstat(content.fileno())):
                         return False

@@ -8,7 +8,6 @@ import http.client  # noqa: F401
 import importlib
 import os
 import sys
-import zipimport
 
 from batchexec._wire import names
 
@@ -21,22 +20,6 @@ kept.keep("batchexec", globals()["__loader__"])  # what only some tasks need is 
 
 _attempted: set[str] = set()
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # 1 while modules are preloaded
-
-
-def _hold_archive() -> None:
-    """What only some tasks need is imported by them, when the job that brought the archive may be gone, and its file
-    with it: from now on our packages are found by a descriptor."""
-    archive = str(getattr(__spec__.loader, "archive", ""))
-    held = f"/proc/self/fd/{os.open(archive, os.O_RDONLY)}" if archive else ""
-    if os.path.exists(held):
-        directories = zipimport._zip_directory_cache  # type: ignore[attr-defined]
-        directories[held] = directories[archive]  # else each task would read it anew
-        for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] == "batchexec" and hasattr(module, "__path__"):
-                module.__path__ = [path.replace(archive, held, 1) for path in module.__path__]
-
-
-_hold_archive()
 
 
 def preload(modules: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 TEXT_LIMIT = 2000  # characters of the installer's own words that go back to the client
@@ -46,6 +47,12 @@ class InstallError(Exception):
         super().__init__(text)
         self.kind = kind
         self.installer = installer
+
+    @classmethod
+    def of(cls, error: OSError) -> InstallError:
+        """The failure of our own dealing with the node's disk."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return cls("disk" if full else "other", f"{type(error).__name__}: {error}")
 
 
 def kind_of(said: str) -> str:

@@ -116,7 +116,7 @@ class _Runs:
         self.env = env
         self.work = work
         self.say = say
-        self.constraints = self.file("constraints.txt", work.constraints)
+        self.constraints = ["-c", self.file("constraints.txt", work.constraints)] if work.constraints else []
 
     def file(self, name: str, lines: list[str]) -> str:
         path = os.path.join(self.work.scratch, name)
@@ -124,8 +124,8 @@ class _Runs:
             file.writelines(f"{line}\n" for line in lines)
         return path
 
-    def __call__(self, installer: str, command: list[str]) -> None:
-        """Run it to its end. Raises InstallError when it fails."""
+    def __call__(self, installer: str, command: list[str], log: str = "") -> None:
+        """Run it to its end. Raises InstallError when it fails. `log`: where it says more than on its output."""
         masked = self.work.settings.masked
         said: collections.deque[str] = collections.deque()
         length = 0
@@ -167,7 +167,7 @@ class _Runs:
                 timer.cancel()
         if status == 0:
             return
-        text = "".join(said)
+        text = "".join([*said, *(masked(line) for line in _unreachable(log))])
         if late.is_set():
             text += f"\n{installer} had not finished after {TIME_LIMIT / 60:.0f} minutes"
             raise InstallError("timeout", last_words(text), installer)
@@ -184,8 +184,18 @@ def _by_pip(run: _Runs, python: str, lines: list[str]) -> None:
     else:
         raise InstallError("other", "there is neither uv nor pip to install packages with, and none was sent")
     command = [*pip, "install", "--no-warn-script-location", "--progress-bar", "off"]
-    command += ["-r", run.file("requirements.txt", lines), "-c", run.constraints]
-    run("pip", [*command, *run.work.settings.arguments()])
+    command += ["-r", run.file("requirements.txt", lines), *run.constraints]
+    log = os.path.join(run.work.scratch, "pip.log")
+    run("pip", [*command, "--log", log, *run.work.settings.arguments()], log)
+
+
+def _unreachable(log: str) -> list[str]:
+    """What pip's log says of indexes that did not answer. On its output they look as if they had no such package."""
+    if not os.path.exists(log):
+        return []
+    with open(log, encoding="utf-8", errors="replace") as file:
+        found = [line.partition("Could not fetch URL ")[2] for line in file if "Could not fetch URL " in line]
+    return [f"Could not fetch URL {line}" for line in dict.fromkeys(found) if "404 Client Error" not in line][-3:]
 
 
 def _unpacked(wheel: str, cache: str) -> str:
@@ -214,10 +224,10 @@ def _by_uv(run: _Runs, uv: str, python: str, lines: list[str]) -> None:
     there = _installed_here()
     install = [uv, "pip", "install", "--compile-bytecode", *options]
     if not there or any("--hash" in line for line in lines):
-        run("uv", [*install, "-r", requirements, "-c", run.constraints])
+        run("uv", [*install, "-r", requirements, *run.constraints])
         return
     resolved = run.file("resolved.txt", [f"{name}=={version}" for name, version in there.items()])
-    compile = [uv, "pip", "compile", requirements, "-c", run.constraints, "-o", resolved, "--no-annotate"]
+    compile = [uv, "pip", "compile", requirements, *run.constraints, "-o", resolved, "--no-annotate"]
     run("uv", [*compile, "--no-header", *options])
     with open(resolved, encoding="utf-8") as file:
         lacking = [line for line in file.read().splitlines() if line.strip() and not _is_there(line, there)]

@@ -11,7 +11,6 @@ cache         what the installers have downloaded; cache.lock is locked by those
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -29,10 +28,10 @@ CACHE_LIMIT = 2 << 30  # bytes
 _LEAST_FREE = 2 << 30  # bytes of the disk, or a tenth of it: with less, nothing stays that is not used
 _PAUSE = 0.1  # seconds between two looks at a lock
 _TOLD = 10.0  # seconds between two words about waiting
-_NETWORK_MEMORY = 60.0  # seconds for which nobody tries again after an index could not be reached
+_SOON = 60.0  # seconds for which nobody tries again what may go well later
 
-# Which failures hold for all tasks of a job. A full disk has room again when others have ended.
-_REMEMBERED = {"resolution": None, "build": None, "other": None, "timeout": None, "network": _NETWORK_MEMORY}
+# For how long failures hold: None for all of their job. A full disk has room again when others have ended.
+_REMEMBERED = {"resolution": None, "build": None, "network": _SOON, "other": _SOON, "timeout": _SOON}
 
 
 class NodeEnvironments:
@@ -65,8 +64,11 @@ class NodeEnvironments:
 
     def not_needed(self, key: str) -> Made:
         """Remember that the interpreter has everything."""
-        with open(self._path(key, "enough"), "wb"):
-            return NOT_NEEDED
+        try:
+            open(self._path(key, "enough"), "wb").close()
+        except OSError as full:
+            self._say(f"nothing has to be installed, which could not be noted: {full}")
+        return NOT_NEEDED
 
     def make(self, key: str, build: Callable[[str, str], None]) -> Made:
         """The environment, made by `build(directory, scratch)` unless somebody has made it meanwhile. Waits for who
@@ -113,9 +115,7 @@ class NodeEnvironments:
                 os.rename(link, self._path(key))
         except OSError as error:
             _remove(directory)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InstallError("disk", str(error)) from error
-            raise InstallError("other", f"{type(error).__name__}: {error}") from error
+            raise InstallError.of(error) from error
         except BaseException:
             _remove(directory)
             raise
@@ -141,8 +141,10 @@ class NodeEnvironments:
                 return lock
             if self._complete(key) is not None:
                 lock = _Lock.taken(path, fcntl.LOCK_SH)
-                if lock is not None:
+                if lock is not None and self._complete(key) is not None:
                     return lock
+                if lock is not None:
+                    lock.release()
             if not heard or time.monotonic() > told + _TOLD:
                 now = _text(progress)
                 if now != heard:
@@ -282,11 +284,11 @@ _in_use: list[_Lock] = []
 
 
 def _remove(path: str) -> None:
-    """A file, link or directory, if it is there."""
+    """A file, link or directory, if it is there. What of a directory cannot go now is left to the next who tidies up:
+    the remains of a killed installer may still write to it."""
     try:
-        status = os.lstat(path)
-        if stat.S_ISDIR(status.st_mode):
-            shutil.rmtree(path)
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
         else:
             os.unlink(path)
     except FileNotFoundError:

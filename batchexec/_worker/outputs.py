@@ -8,11 +8,14 @@ import os
 import shutil
 import stat
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchexec._wire import names
 
 from . import patterns
+
+if TYPE_CHECKING:
+    from .task import Task
 
 _HOLD = ".batchexec-outputs"  # in the working directory: what items left, out of their followers' way
 _PIECE = 1 << 20
@@ -202,6 +205,25 @@ class Body:
         if self._open is not None:
             self._open.close()
         self._open, self._left = None, 0
+
+
+def store_with(task: Task, header: dict[str, Any], frames: list[Any]) -> bool:
+    """Store the task's result and the files that it has attached; False when only why that cannot be is stored."""
+    files = task.attachments
+    assert files is not None
+    try:
+        files.settle()
+        with files.behind(task.sealed({**header, "attachments": files.entries}, frames)) as body:
+            if body.length <= names.PUT_LIMIT:
+                task.put_result(body, body.length)
+                return True
+            size, of_files = body.length / 2**20, files.size / 2**20
+        text = f"the chunk's results take {size:,.0f} MiB, of which files take {of_files:,.0f}: {files.largest()}"
+        task.store_failure("outputs_too_large", text, frames)
+    except OutputChanged as error:
+        task.store.close()  # perhaps in the midst of a request
+        task.store_failure("output_changed", str(error), frames)
+    return False
 
 
 def empty(directory: str) -> None:

@@ -94,12 +94,12 @@ class PipSettings:
         for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS"):  # an image's own settings of pip hold for uv
             if f"PIP_{name}" in env and name != "FIND_LINKS":
                 env.setdefault(f"UV_{name}", env[f"PIP_{name}"])
-        if self._logins:
-            env["NETRC"] = _private(os.path.join(home, ".netrc"), "".join(self._logins.values()))
-        if self._by_environment:
+        if self._by_environment:  # all of them: what an installer learns of one host it may try for its other paths
             for name, values in self._indexes().items():
                 env[f"PIP_{name}"] = " ".join(values)
                 env[f"UV_{name}"] = ("," if name == "FIND_LINKS" else " ").join(values)
+        elif self._logins:
+            env["NETRC"] = _private(os.path.join(home, ".netrc"), "".join(self._logins.values()))
         if self._proxy:
             for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
                 env[name] = self._proxy
@@ -140,7 +140,7 @@ class PipSettings:
 
     def _indexes(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        words = iter(self.words)
+        words = iter(self._given)
         for word in words:
             name, equals, value = word.partition("=")
             if name in _INDEXES:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional, Sequence
 _GRACE_SECONDS = 5.0  # between the signals that ask and that force
 
 # Ends the group whose number it read last, once this process is gone: told by its standard input.
-_GUARD = 'g=; while read -r n; do g=$n; done; [ -z "$g" ] || kill -9 -- "-$g"'
+_GUARD = 'g=; while read -r n; do g=$n; done; [ -z "$g" ] || kill -9 "-$g"'
 
 _guard: Optional["subprocess.Popen[bytes]"] = None
 
@@ -45,7 +45,7 @@ def find(word: str, directory: str, path: str) -> str:
     if not os.path.exists(place):
         hint = " (a path of the node; one of yours is sent when it is relative)" if word.startswith("/") else ""
         raise CannotStart(f"there is no program {word!r}{hint}", 127)
-    return place
+    return word  # it is started from that directory
 
 
 def run(
@@ -59,6 +59,8 @@ def run(
 ) -> Ended:
     """Run the program to its end and that of its group. `streams` are the files for its output; `guarded`: it ends
     with this process, whatever ends that (one program at a time). Raises CannotStart."""
+    if guarded:
+        _tell_guard("")  # it is there before the program is
     started = time.perf_counter()
     with open(streams[0], "wb") as out, open(streams[1], "wb") as err:
         try:

@@ -76,20 +76,21 @@ def perform(spec: dict[str, Any], directory: str, kept: str, surroundings: Surro
         app = _app(spec, surroundings)
         env = _environment(spec, directory, app, surroundings)
         argv, program = _command(spec, directory, app, env, surroundings)
+        shown = argv if spec["shell"] is not None else [spec["argv"][0].replace(APP, app or ""), *argv[1:]]
         before = _stamps(directory) if spec["outputs"] else {}
         staging = time.perf_counter() - started
         streams = (f"{directory}.stdout", f"{directory}.stderr")
         ended = processes.run(argv, program, directory, env, streams, spec["timeout"], surroundings.guarded)
-        result = _result(ended, streams, argv, staging)
-        wanted = {"success": ended.status == 0, "failure": ended.status != 0, "always": True}[spec["when"]]
-        if wanted:
+        result = _result(ended, streams, shown, staging)
+        is_good = result["exit_code"] == 0
+        if {"success": is_good, "failure": not is_good, "always": True}[spec["when"]]:
             _collect(spec["outputs"], directory, kept, before, result)
         return result
     except processes.CannotStart as error:
         return {
             **{"cannot_start": str(error), "exit_code": error.exit_code, "signal": 0, "timed_out": False},
             **{"stdout": b"", "stderr": b"", "cut": False, "seconds": 0.0, "argv": spec.get("argv", []), "outputs": []},
-            **{"staging": time.perf_counter() - started, "missing": [], "refused": []},
+            **{"staging": round(time.perf_counter() - started, 6), "missing": [], "refused": []},
         }
     finally:
         remove(directory)
@@ -157,7 +158,8 @@ def _command(
     if spec["shell"] is not None:
         return ["/bin/sh", "-c", spec["shell"].replace(APP, shlex.quote(app or ""))], "/bin/sh"
     argv = [word.replace(APP, app or "") for word in spec["argv"]]
-    if argv[0] in _PYTHONS:
+    own = [os.path.join(app, place, argv[0]) for place in ("", "bin")] if app is not None else []
+    if argv[0] in _PYTHONS and not any(map(os.path.exists, own)):
         argv[0] = surroundings.python
     program = processes.find(argv[0], directory, env["PATH"])
     if "/" not in argv[0]:
@@ -169,14 +171,15 @@ def _result(ended: processes.Ended, streams: tuple[str, str], argv: list[str], s
     (out, out_cut), (err, err_cut) = (_tail(path) for path in streams)
     return {
         "cannot_start": "",
-        "exit_code": 128 - ended.status if ended.status < 0 else ended.status,
+        # One that was told to end, and says that all is well: as timeout(1) has it.
+        "exit_code": 128 - ended.status if ended.status < 0 else ended.status or 124 * ended.timed_out,
         "signal": max(0, -ended.status),
         "timed_out": ended.timed_out,
         "stdout": out,
         "stderr": err,
         "cut": out_cut or err_cut,
-        "seconds": ended.seconds,
-        "staging": staging,
+        "seconds": round(ended.seconds, 6),
+        "staging": round(staging, 6),
         "argv": argv,
         "outputs": [],  # [path below `kept`, [names]] each
         "missing": [],  # patterns without wildcards that nothing matched

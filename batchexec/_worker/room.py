@@ -56,6 +56,16 @@ def make(cache: str, wanted: int) -> None:
         os.pwrite(counter, b"%-32d" % used, 0)
 
 
+def mark_used(descriptor: int, mode: int) -> None:
+    """Note that a file of the cache, whose mode this is, is used now.
+
+    That is its time of status change: links set it anyhow, the time of the last reading is not kept on every disk, and
+    that of the last writing tells whether the file is whole.
+    """
+    with contextlib.suppress(PermissionError):  # of another user's, in a container
+        os.fchmod(descriptor, mode)
+
+
 def empty(cache: str) -> None:
     """Let everything go that no running task holds."""
     with locks.held(os.path.join(cache, LOCKS, "room")):
@@ -105,7 +115,7 @@ def _units(cache: str) -> List[_Unit]:
     for path, state in [*_files(cache), *_files(os.path.join(cache, FILES))]:
         begun = path.endswith(PART) or not _is_hash(os.path.basename(path))
         if state.st_nlink == 1 and (not begun or state.st_mtime < stale):
-            units.append(_Unit(state.st_atime, state.st_size, path))
+            units.append(_Unit(state.st_ctime, state.st_size, path))
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(os.path.join(cache, KEPT)):
             path = os.path.join(cache, KEPT, name)

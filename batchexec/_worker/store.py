@@ -18,6 +18,7 @@ _TRIES = 10
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 90.0
 _PIECE = 256 * 1024
 _VERSION = "2021-12-02"
+_SENT_BYTES = 1 << 18  # of a file at once
 _TIMEOUT = 60.0  # seconds without a byte; a body as a whole may take longer
 
 
@@ -69,6 +70,7 @@ class Store:
             self._connection = http.client.HTTPSConnection(host, url.port, timeout=_TIMEOUT, context=trusted())
         else:
             self._connection = _Plain(host, url.port, timeout=_TIMEOUT)
+        self._connection.blocksize = _SENT_BYTES
         self._path = url.path.rstrip("/") + "/"
 
     def get(self, name: str, sas: str, span: tuple[int, int] | None = None) -> bytes:

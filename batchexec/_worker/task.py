@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchexec._wire import envelope, names, payload, seeds, shared
 
-from . import cache, logs
+from . import cache, logs, surroundings
 from .store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -92,42 +92,30 @@ class Task:
 
     def store_result(self, header: dict[str, Any], frames: list[payload.Frame]) -> bool:
         """Whether all of it is stored, and not only why it cannot be. `frames` end with the tails of the streams."""
-        tails = frames[-2:]
         if self.attachments is not None and self.attachments.entries:
-            return self._store_with(self.attachments, header, frames, tails)
-        data = self._sealed(header, frames)
-        too_large = len(data) > names.PUT_LIMIT
-        if too_large:
-            text = f"the chunk's results take {len(data) / 2**20:,.0f} MiB"
-            data = self._sealed({"node": self.node, "failure": {"code": "too_large", "text": text}}, tails)
-        self.store.put_new(self.result_name, self.spec["out"], data, len(data))
-        return not too_large
+            from .outputs import store_with
 
-    def _store_with(
-        self, files: Attachments, header: dict[str, Any], frames: list[payload.Frame], tails: list[payload.Frame]
-    ) -> bool:
-        from .outputs import OutputChanged
+            return store_with(self, header, frames)
+        data = self.sealed(header, frames)
+        if len(data) > names.PUT_LIMIT:
+            self.store_failure("too_large", f"the chunk's results take {len(data) / 2**20:,.0f} MiB", frames)
+            return False
+        self.put_result(data, len(data))
+        return True
 
-        failure = {"code": "output_changed"}
-        try:
-            files.settle()
-            with files.behind(self._sealed({**header, "attachments": files.entries}, frames)) as body:
-                if body.length <= names.PUT_LIMIT:
-                    self.store.put_new(self.result_name, self.spec["out"], body, body.length)
-                    return True
-                size, of_files = body.length / 2**20, files.size / 2**20
-            text = f"the chunk's results take {size:,.0f} MiB, of which files take {of_files:,.0f}: {files.largest()}"
-            failure = {"code": "outputs_too_large", "text": text}
-        except OutputChanged as error:
-            self.store.close()  # perhaps in the midst of a request
-            failure["text"] = str(error)
-        data = self._sealed({"node": self.node, "failure": failure}, tails)
-        self.store.put_new(self.result_name, self.spec["out"], data, len(data))
-        return False
+    def store_failure(self, code: str, text: str, frames: list[payload.Frame]) -> None:
+        """In place of a result: why it cannot be stored, and the tails of the streams, with which `frames` end."""
+        data = self.sealed({"node": self.node, "failure": {"code": code, "text": text}}, frames[-2:])
+        self.put_result(data, len(data))
 
-    def _sealed(self, header: dict[str, Any], frames: list[payload.Frame]) -> bytes:
+    def put_result(self, body: Any, length: int) -> None:
+        """`body`: bytes, or a file."""
+        self.store.put_new(self.result_name, self.spec["out"], body, length)
+
+    def sealed(self, header: dict[str, Any], frames: list[payload.Frame]) -> bytes:
         about = envelope.context("result", self.job, self.chunk, self.generation)
         return envelope.seal(self.key, about, header, frames)
+
 
 def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = False) -> int | None:
     """Run the task in this process and store its result. The exit code; None to be started again after preloading.
@@ -149,7 +137,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
             chunk, chunk_frames = task.fetch()
             if preloads is not None and preloads.wants(_preloadable(task, chunk)):
                 return None
-            _have_home(task.work_dir)
+            surroundings.have_home(task.work_dir)
             if task.gpus:
                 from . import gpus
 
@@ -158,10 +146,16 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
         except Refusal as refusal:
             header["failure"] = {"code": refusal.code, "text": str(refusal), **refusal.fields}
             frames = refusal.frames
+            task.attachments = None
         sizes = streams.sizes()
         tails = [logs.tail(path, size) for path, size in zip(streams.paths, sizes)]
         header.update(
-            node=task.node, began=began, ended=time.time(), peak_rss=_peak_rss(), log_sizes=sizes, pid=os.getpid()
+            node=task.node,
+            began=began,
+            ended=time.time(),
+            peak_rss=surroundings.peak_memory(),
+            log_sizes=sizes,
+            pid=os.getpid(),
         )
         if any(size > names.TAIL_BYTES for size in sizes):
             upload_log(task, streams.paths, {"tails": [len(tail) for tail in tails]}, tails)
@@ -179,7 +173,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
 
             gpus.release()
         if done:
-            _empty(task.work_dir)
+            surroundings.empty(task.work_dir)
 
 
 class PreloadRequest:
@@ -225,7 +219,7 @@ def _run_chunk(
         shared.open_with(lambda digest: payload.load(envelope.split_frames(task.cache.code(digest))[1]))
         parts = _Parts(task, chunk["parts"], frames)
         if chunk["source"]:
-            _find_modules_in(task.cache.source(chunk["source"]))
+            surroundings.find_modules_in(task.cache.source(chunk["source"]))
             importlib.invalidate_caches()
     except envelope.BadEnvelope as error:
         raise Refusal("tampered", str(error)) from error
@@ -262,25 +256,6 @@ def _run_chunk(
     return header, ran.frames
 
 
-def _empty(directory: str) -> None:
-    """A node keeps a task's directory for days. What is of no use any more makes room for other tasks now."""
-    try:
-        if not os.listdir(directory):
-            return
-    except FileNotFoundError:  # user code removed it
-        return
-    from .outputs import empty
-
-    empty(directory)
-
-
-def _have_home(work_dir: str) -> None:
-    """Give user code a HOME that it can write to: in a container, that of the image may belong to another user."""
-    home = os.environ.get("HOME", "")
-    if not os.path.isdir(home) or not os.access(home, os.W_OK | os.X_OK):
-        os.environ["HOME"] = work_dir
-
-
 def _preloadable(task: Task, chunk: dict[str, Any]) -> list[str]:
     """The modules that tasks find in the image itself: those of an environment are for its own tasks only."""
     if chunk["environment"]:
@@ -301,18 +276,6 @@ def _place_files(task: Task, said: dict[str, Any]) -> None:
         context.current = context.Context(task)
     if said["place"] is not None:
         task.files.place(said["place"], task.work_dir)
-
-
-def _find_modules_in(directory: str) -> None:
-    """Have the user's modules found there. Where the process stays for other tasks, those of an earlier job go."""
-    for earlier in [path for path in sys.path if cache.is_source(path)]:
-        sys.path.remove(earlier)
-        if earlier != directory:
-            for name, module in list(sys.modules.items()):
-                places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-                if any(place and place.startswith(earlier) for place in places):
-                    del sys.modules[name]
-    sys.path.insert(1, directory)
 
 
 class _Parts:
@@ -339,15 +302,3 @@ def _load(parts: _Parts, name: str, what: str) -> Any:
         raise Refusal("missing_module", str(error), module=error.name or "", what=what) from error
     except BaseException as error:
         raise Refusal.for_error("unloadable", error, what=what) from error
-
-
-def _peak_rss() -> int | None:
-    """Peak resident memory of this process in bytes, where the system tells (VmHWM: ru_maxrss survives a fork)."""
-    try:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None

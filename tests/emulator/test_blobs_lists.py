@@ -82,6 +82,53 @@ def test_block_ids_of_different_length_are_refused(box: ContainerClient) -> None
     assert code(error) == (400, "InvalidBlobOrBlock")
 
 
+_NO_COPIES_OF_RANGES = pytest.mark.azurite_departs("it does not serve Put Block From URL")
+
+
+@_NO_COPIES_OF_RANGES
+def test_blocks_are_made_of_ranges_of_another_blob(blobs: BlobServer, box: ContainerClient) -> None:
+    data = os.urandom(300_000)
+    source = box.upload_blob("from", data)
+    url = f"{source.url}?{blobs.sas('r', 'from')}"
+    blob = box.get_blob_client("to")
+    blob.stage_block_from_url("1", url, source_offset=100, source_length=200_000)
+    blob.stage_block_from_url("2", url, source_offset=299_999, source_length=1)
+    blob.stage_block("3", b"sent")
+    source.delete_blob()
+    blob.commit_block_list([BlobBlock("2"), BlobBlock("1"), BlobBlock("3")])
+    assert blob.download_blob().readall() == data[-1:] + data[100:200_100] + b"sent"
+
+
+@_NO_COPIES_OF_RANGES
+@pytest.mark.parametrize(
+    ("headers", "status", "error"),
+    [
+        ({"x-ms-copy-source": "{url}"}, 404, "CannotVerifyCopySource"),  # without a signature
+        ({"x-ms-copy-source": "{url}?{write}"}, 403, "AuthorizationPermissionMismatch"),
+        ({"x-ms-copy-source": "{other}?{read}"}, 403, "AuthenticationFailed"),
+        ({"x-ms-copy-source": "{url}?{read}", "x-ms-source-range": "bytes=5-9"}, 416, "InvalidRange"),
+        ({"x-ms-copy-source": "{url}?{read}", "x-ms-source-if-match": '"0x1"'}, 412, "SourceConditionNotMet"),
+        (
+            {"x-ms-copy-source": "{url}?{read}", "x-ms-source-content-md5": "AAAAAAAAAAAAAAAAAAAAAA=="},
+            400,
+            "Md5Mismatch",
+        ),
+        ({"x-ms-copy-source": "{url}?{read}", "body": "x"}, 400, "InvalidHeaderValue"),
+    ],
+)
+def test_a_range_that_cannot_be_copied_makes_no_block(
+    blobs: BlobServer, box: ContainerClient, headers: dict[str, str], status: int, error: str
+) -> None:
+    url = box.upload_blob("from", b"bytes").url
+    signed = {"read": blobs.sas("r", "from"), "write": blobs.sas("w", "from"), "url": url, "other": url[:-1]}
+    sent = {name: value.format(**signed) for name, value in headers.items()}
+    body = sent.pop("body", "").encode()
+    response, _ = blobs.http("PUT", f"/box/to?comp=block&blockid=AAAA&{blobs.sas('w')}", body, sent)
+    assert (response.status, response.headers["x-ms-error-code"]) == (status, error)
+    assert box.get_blob_client("from").download_blob().readall() == b"bytes"
+    assert list(box.list_blobs(include=["uncommittedblobs"])) == list(box.list_blobs())
+
+
 # lists
 
 

@@ -63,7 +63,10 @@ async def _copied(call: Call) -> Piece:
         raise BlobError("CannotVerifyCopySource", "The source needs a shared access signature.")
     source = copy_source(call)
     conditions = {name[len("x-ms-source-") :]: value for name, value in call.headers.items() if _is_condition(name)}
-    check_read(CIMultiDict(conditions), source)
+    try:
+        check_read(CIMultiDict(conditions), source)
+    except BlobError as error:
+        raise BlobError("SourceConditionNotMet") from error
     asked = call.headers.get("x-ms-source-range")
     start, stop = (asked and parse_range(asked, source.size)) or (0, source.size)
     if stop - start > PUT_BLOCK_LIMIT:

@@ -94,6 +94,10 @@ _KNOWN: dict[str, tuple[int, str]] = {
     "PublicAccessNotPermitted": (409, "Public access is not permitted on this storage account."),
     "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
     "ResourceNotFound": (404, "The specified resource does not exist."),
+    "SourceConditionNotMet": (
+        412,
+        "The source condition specified using HTTP conditional header(s) is not met.",
+    ),
     "UnauthorizedBlobOverwrite": (403, "This request is not authorized to perform blob overwrites."),
     "UnsatisfiableCondition": (400, "The request includes an unsatisfiable condition for this operation."),
     "UnsupportedHttpVerb": (405, "The resource doesn't support the specified HTTP verb."),

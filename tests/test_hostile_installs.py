@@ -1,0 +1,283 @@
+"""Installations that go wrong: a typed error or success, and nothing half made that a later task would use (slow)."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pip
+import pytest
+from helpers_disks import small_disk
+from helpers_index import PASSWORD, Index, index
+from helpers_packages import crash_in_environment, make_wheels, use_large, use_made, use_second
+from helpers_service import Account, processes_of, service, until
+from helpers_venv import Interpreter
+from helpers_wheels import installed, options, wheel
+from helpers_work import double
+
+from batchexec import BatchExecutor
+from batchexec.errors import RequirementsError, TaskTerminatedError, WorkerCrashedError
+
+pytestmark = pytest.mark.slow
+
+MADE = ["first", "second>=1,<2"]  # what use_made wants
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def account(root: Path) -> Iterator[Account]:
+    with service(root=root) as running:
+        yield running
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    return Path(make_wheels(tmp_path / "links"))
+
+
+@pytest.fixture
+def packages(links: Path) -> Iterator[Index]:
+    with index(links) as running:
+        yield running
+
+
+def interpreter(folder: Path, *packages: Path, with_pip: bool = True) -> str:
+    """One of its own for each test, so that no environment of another test fits."""
+    made = Interpreter(folder)
+    if with_pip:
+        (made.site_packages / "pip").symlink_to(Path(str(pip.__file__)).parent)
+    for package in packages:
+        installed(made.site_packages, package)
+    return made.python
+
+
+@pytest.fixture
+def settings(account: Account, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Of an executor on the only node of a pool, which has two slots; more executors get the same node."""
+    name = f"pool-{tmp_path.name[-20:]}".replace("_", "-")
+    account.fixed_pool(name, slots=2)
+    own = {"pool_id": name, "create_pool": False, "max_workers": 2, "echo": False, "progress": False}
+    python = interpreter(tmp_path / "worker")
+    yield {**account.settings, **own, "python": python, "requirements": MADE}
+    account.batch.begin_delete_pool(name)
+
+
+def environments(root: Path) -> list[Path]:
+    """What there is on all nodes, but for locks, links and notes: environments, whole or half made."""
+    return [path for path in root.glob("nodes/*/shared/batchexec/environments/*.*") if path.is_dir()]
+
+
+# what cannot be had
+
+
+def test_an_index_that_cannot_be_reached(
+    settings: dict[str, Any], root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://me:{PASSWORD}@127.0.0.1:{nobody.getsockname()[1]}/simple"
+        about = {"pip_options": ["--index-url", address, "--retries", "0"], "echo": True}
+        with BatchExecutor(**{**settings, **about}) as executor:
+            error = executor.submit(use_made, 1).exception(60)
+            began = time.monotonic()
+            again = executor.submit(use_made, 2).exception(60)
+    assert isinstance(error, RequirementsError)
+    assert isinstance(again, RequirementsError)
+    assert error.kind == again.kind == "network"
+    assert "Failed to establish a new connection" in str(error)
+    assert time.monotonic() - began < 5, "it is not tried again at once"
+    heard = "".join([str(error), str(again), repr(error), *capfd.readouterr()])
+    assert "packages could not be installed" in heard
+    assert PASSWORD not in heard
+
+
+def test_a_package_that_cannot_be_built(settings: dict[str, Any], links: Path) -> None:
+    backend = (
+        "import sys\n\n\ndef build_wheel(*args, **more):\n"
+        "    sys.exit(\"error: command 'gcc' failed: No such file or directory\")\n"
+    )
+    text = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    about = "Metadata-Version: 2.1\nName: compiled\nVersion: 1.0\n"
+    with tarfile.open(links / "compiled-1.0.tar.gz", "w:gz") as archive:
+        for name, content in (("backend.py", backend), ("pyproject.toml", text), ("PKG-INFO", about)):
+            member = tarfile.TarInfo(f"compiled-1.0/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content.encode()))
+    own = {"requirements": [*MADE, "compiled"], "pip_options": options(links)}
+    with BatchExecutor(**{**settings, **own}) as executor:
+        error = executor.submit(use_made, 1).exception(60)
+    assert isinstance(error, RequirementsError)
+    assert error.kind == "build"
+    assert "gcc" in str(error)
+
+
+def test_a_wrong_line_among_many_chunks_is_tried_once(settings: dict[str, Any], packages: Index) -> None:
+    own = {"requirements": ["first==8"], "pip_options": packages.options}
+    with BatchExecutor(**{**settings, **own}) as executor:
+        futures = [executor.submit(double, number) for number in range(50)]
+        errors = [future.exception(60) for future in futures]
+    assert {type(error) for error in errors} == {RequirementsError}
+    assert packages.looked_up == ["first"]
+
+
+# what happens meanwhile
+
+
+def test_two_jobs_at_once_install_once(settings: dict[str, Any], packages: Index, root: Path) -> None:
+    def job(number: int) -> list[dict[str, Any]]:
+        with BatchExecutor(**settings, pip_options=packages.options) as executor:
+            return list(executor.map(use_made, range(3), chunksize=1))
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [seen for seen_by_one in threads.map(job, range(2)) for seen in seen_by_one]
+    assert len({seen["file"] for seen in found}) == 1
+    assert len(packages.asked) == len({*packages.asked}) == 2
+    assert not packages.arguments_seen
+    assert not [text for seen in found for text in seen["environ"].values() if PASSWORD in text]
+    left = list(files_below(root))
+    assert left
+    assert not [path for path in left if PASSWORD.encode() in path.read_bytes()]
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All that a service has on its disk, payloads and logs and environments, but for what is being deleted."""
+    for parent, _, names in os.walk(root):
+        yield from (path for name in names if (path := Path(parent, name)).is_file())
+
+
+def test_an_installation_that_is_killed_is_begun_anew(settings: dict[str, Any], packages: Index, root: Path) -> None:
+    packages.hold()
+    with BatchExecutor(**settings, pip_options=packages.options, retries=2) as executor:
+        future = executor.submit(use_made, 1)
+        assert packages.held.wait(60)
+        (half,) = [path for path in environments(root) if (path / "pyvenv.cfg").exists() and is_recent(path)]
+        installers = processes_of(half.name)
+        assert installers
+        for id in parents_of(installers) & set(processes_of(settings["python"])):
+            os.kill(id, signal.SIGKILL)
+        until(lambda: not set(processes_of(half.name)) & set(installers))
+        packages.go.set()
+        assert future.result(60)["versions"] == ("1.0", "1.0")
+    assert not half.exists()
+
+
+def is_recent(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < 30
+
+
+def parents_of(processes: dict[int, str]) -> set[int]:
+    def parent(id: int) -> int:
+        return int(re.search(r"PPid:\s*(\d+)", Path(f"/proc/{id}/status").read_text())[1])  # type: ignore[index]
+
+    return {parent(id) for id in processes} - set(processes)
+
+
+def test_a_time_limit_ends_the_installer_too(settings: dict[str, Any], packages: Index) -> None:
+    packages.hold()
+    with BatchExecutor(**settings, pip_options=packages.options, timeout=3.0, retries=0) as executor:
+        error = executor.submit(use_made, 1).exception(60)
+        assert isinstance(error, TaskTerminatedError)
+        until(lambda: [line for line in processes_of(settings["python"]).values() if "-m pip" in line], lambda f: not f)
+    packages.go.set()
+    with BatchExecutor(**settings, pip_options=packages.options) as executor:
+        assert executor.submit(use_made, 1).result(60)["versions"] == ("1.0", "1.0")
+
+
+# disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "24m", 20_000):
+        yield tmp_path / "disk"
+
+
+def large(folder: Path, name: str, megabytes: int) -> None:
+    """Noise, which does not shrink."""
+    noise = os.urandom(megabytes << 19).hex()
+    wheel(folder, name, files={f"{name}.py": "VERSION = '1.0'\n", f"{name}_noise.txt": noise})
+
+
+def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_path: Path) -> None:
+    large(links, "large", 6)
+    filler = disk / "filler"
+    filler.write_bytes(bytes(14 << 20))
+    own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
+    with service("--slots", "1", root=disk / "service") as account:
+        settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
+        settings |= {"requirements": ["large"], "pip_options": options(links)}
+        with BatchExecutor(**settings) as executor:
+            error = executor.submit(use_large, "large").exception(60)
+            assert isinstance(error, RequirementsError)
+            assert error.kind == "disk"
+            assert "No space left on device" in str(error)
+            assert not environments(disk / "service")
+            filler.unlink()
+            assert executor.submit(use_large, "large").result(60) == "1.0"
+
+
+def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, disk: Path, tmp_path: Path) -> None:
+    names = [f"large{number}" for number in range(3)]
+    for name in names:
+        large(links, name, 5)
+    own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
+    with service("--slots", "1", root=disk / "service") as account:
+        settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
+        for name in names:
+            with BatchExecutor(**settings | {"requirements": [name], "pip_options": options(links)}) as executor:
+                assert executor.submit(use_large, name).result(60) == "1.0"
+        assert 1 <= len(environments(disk / "service")) <= 2
+
+
+# what the node's process has loaded
+
+
+def test_modules_that_the_fork_server_has_of_the_image_do_not_hide_those_of_an_environment(
+    settings: dict[str, Any], links: Path, tmp_path: Path
+) -> None:
+    old = wheel(tmp_path / "old", "second", "0.5")
+    own = {**settings, "python": interpreter(tmp_path / "older", old), "pip_options": options(links)}
+    for _ in range(2):  # the second one's task finds the module loaded
+        with BatchExecutor(**{**own, "requirements": None}) as executor:
+            assert executor.submit(use_second, 1).result(60) == "0.5"
+    with BatchExecutor(**own) as executor:
+        assert list(executor.map(use_second, range(3), chunksize=1)) == ["1.0"] * 3
+        crashed = executor.submit(crash_in_environment).exception(60)
+        assert isinstance(crashed, WorkerCrashedError)
+        assert "SIGSEGV" in str(crashed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux nodes")
+def test_a_process_that_stays_runs_each_task_with_its_own_packages(links: Path, tmp_path: Path) -> None:
+    old = wheel(tmp_path / "old", "second", "0.5")
+    own = {"python": interpreter(tmp_path / "older", old), "max_workers": 1, "progress": False, "echo": False}
+    with service("--runner", "inline") as account:
+        own |= {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
+        own |= {"pip_options": options(links)}
+        for lines, version in ((MADE, "1.0"), (None, "0.5"), (["second==2"], "2.0")):
+            with BatchExecutor(**{**own, "requirements": lines}) as executor:
+                for _ in range(2):
+                    assert executor.submit(use_second, 1).result(60) == version
+
+
+def test_a_node_without_any_installer_uses_the_one_that_travels(
+    settings: dict[str, Any], links: Path, tmp_path: Path
+) -> None:
+    bare = interpreter(tmp_path / "bare", with_pip=False)
+    own = {**settings, "python": bare, "pip_options": options(links), "env": {"PATH": "/usr/bin:/bin"}}
+    with BatchExecutor(**own) as executor:
+        assert executor.submit(use_made, 1).result(60)["versions"] == ("1.0", "1.0")
