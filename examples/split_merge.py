@@ -21,14 +21,14 @@ from batchexec import BatchExecutor
 
 whole = json.loads(job.read_text())
 parts = split(whole)
-results = [OSError("not tried")] * len(parts)
+results = dict.fromkeys(range(len(parts)), OSError("not tried"))
 with BatchExecutor(files={"reference.zip": reference}) as ex:
     for attempt in range(1 + 3):  # once, and three times more
-        left = [number for number, result in enumerate(results) if isinstance(result, OSError)]
+        left = [number for number, result in results.items() if isinstance(result, OSError)]
         found = ex.map(run, [parts[number] for number in left], repeat(attempt), return_exceptions=True)
-        results = [next(found) if number in left else result for number, result in enumerate(results)]
+        results.update(zip(left, found, strict=True))
         print(f"attempt {attempt}: {len(left)} configurations")
-merged = merge(whole, results)
+merged = merge(whole, results.values())
 
 # %% Serial twin: one configuration after the other, each until there is an answer
 os.chdir(folder.name)

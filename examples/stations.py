@@ -14,7 +14,11 @@ def split(job):
 
 
 def merge(job, results):
-    return json.dumps({"name": job["name"], "results": results}, indent=1)
+    """One text of all results; raises the first that is an exception."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return json.dumps({"name": job["name"], "results": list(results)}, indent=1)
 
 
 def run(configuration, attempt):

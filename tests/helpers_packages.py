@@ -65,6 +65,10 @@ def use_second(number: int) -> str:
     return str(second.VERSION)
 
 
+def version_of(module: Any) -> str:
+    return str(module.VERSION)
+
+
 def use_large(name: str) -> str:
     import importlib
 

@@ -9,12 +9,13 @@ import stat
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_service import until
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchexec import BatchExecutor, BlobPath, Command
@@ -55,6 +56,7 @@ def test_a_value_stays_one_word_whatever_is_in_it(value: str) -> None:
     assert words(Command(f"{WORDS} {{x}} --x={{x}}", shell=True), x=value) == [value, f"--x={value}"]
 
 
+@settings(max_examples=30)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))))
 def test_any_text_arrives_by_word_and_by_shell(value: str) -> None:
     bound = Command("printf %s {x}", shell=True)
@@ -280,8 +282,6 @@ def test_an_app_is_on_the_path_of_its_programs(here: Path, kind: str) -> None:
 
 
 def zipped_with_modes(path: str, folder: Path) -> str:
-    import zipfile
-
     with zipfile.ZipFile(path, "w") as archive:
         for file in folder.rglob("*"):
             archive.write(file, file.relative_to(folder))
@@ -291,7 +291,6 @@ def zipped_with_modes(path: str, folder: Path) -> str:
 def test_an_app_that_leads_outside_is_refused(here: Path) -> None:
     import io
     import tarfile
-    import zipfile
 
     def tar(name: str, **fields: Any) -> str:
         with tarfile.open("bad.tar", "w") as archive:
@@ -322,6 +321,15 @@ def test_an_app_that_leads_outside_is_refused(here: Path) -> None:
         Path("bad.zip.txt").touch()
         with pytest.raises(FilesError, match=says):
             Command("prog", app=path)()
+
+
+def test_programs_of_an_archive_made_on_windows_can_be_run(here: Path) -> None:
+    with zipfile.ZipFile("app.zip", "w") as archive:
+        for name, text in (("bin/tool", "#!/bin/sh\ncat $1/data"), ("data", "text")):
+            info = zipfile.ZipInfo(name)
+            info.create_system = 0
+            archive.writestr(info, text)
+    assert Command("tool {app}", app="app.zip")().stdout == "text"
 
 
 def test_nothing_is_written_through_a_link_of_an_archive(here: Path) -> None:
@@ -381,8 +389,14 @@ def test_interpreters_are_judged_by_where_nodes_have_them() -> None:
 
 @pytest.mark.parametrize(
     ("size", "machine"),
-    [("Standard_D4s_v5", "x86_64"), ("Standard_D4ps_v5", "aarch64"), ("Standard_E2pds_v6", "aarch64")]
-    + [("Standard_NP10s", "x86_64"), ("Standard_E64-16s_v5", "x86_64"), ("Standard_PB6s", "x86_64")],
+    [
+        ("Standard_D4s_v5", "x86_64"),
+        ("Standard_D4ps_v5", "aarch64"),
+        ("Standard_E2pds_v6", "aarch64"),
+        ("Standard_NP10s", "x86_64"),
+        ("Standard_E64-16s_v5", "x86_64"),
+        ("Standard_PB6s", "x86_64"),
+    ],
 )
 def test_the_processor_of_a_node_is_read_from_its_size(size: str, machine: str) -> None:
     assert programs.target_of(size).machine == machine

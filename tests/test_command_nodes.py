@@ -173,12 +173,15 @@ def test_failures_are_results_and_their_neighbours_run(executor: Callable[..., B
 
 def test_cancelling_ends_the_program(executor: Callable[..., BatchExecutor], here: Path) -> None:
     ex = executor()
-    results = ex.map(Command("sh -c 'echo $$ > {pid}; exec sleep 60'"), [{"pid": str(here / "pid")}])
+    command = Command("sh -c 'echo $$ > {pid}; exec sleep 60'")
+    results = ex.map(command, [{"pid": str(here / "pid")}], resume="s")
     pid = int(until(lambda: (here / "pid").exists() and (here / "pid").read_text()))
     ex.terminate_workers()
     with pytest.raises(BrokenBatchExecutor):
         next(results)
     until(lambda: not is_alive(pid))
+    assert os.listdir("s") == ["sweep.csv"]
+    assert Path("s/sweep.csv").read_text().splitlines() == ["item,exit_code,seconds,node,outputs,error,key"]
 
 
 def test_a_run_whose_worker_dies_has_a_typed_error_and_no_line(
@@ -196,6 +199,20 @@ def test_a_run_whose_worker_dies_has_a_typed_error_and_no_line(
     assert "WorkerCrashedError" in first["error"]
     assert not Path("s/sweep.csv.lock").exists()
     assert good.outputs == [here / "s/1/x"]
+
+
+def test_runs_that_are_done_take_their_places_among_those_that_are_not(
+    executor: Callable[..., BatchExecutor], here: Path
+) -> None:
+    ex = executor()
+    command = Command("sh -c 'echo {n} > {out}'", outputs={"out": "n.txt"})
+    list(ex.map(command, [{"n": n} for n in (1, 2, 5)], resume="s"))
+    results = list(ex.map(command, [{"n": n} for n in range(8)], chunksize=3, resume="s"))
+    assert [one.named["out"][0].read_text() for one in results] == [f"{n}\n" for n in range(8)]
+    assert ex.stats().items == 3 + 5
+    by_and_by = ex.map(command, ({"n": n} for n in range(5)), buffersize=2)
+    assert [one.parameters["n"] for one in by_and_by] == list(range(5))
+    assert len(Path("outputs/sweep.csv").read_text().splitlines()) == 1 + 5
 
 
 def test_runs_leave_nothing_on_the_node(executor: Callable[..., BatchExecutor], root: Path, here: Path) -> None:

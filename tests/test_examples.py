@@ -43,6 +43,7 @@ def code_lines(text: str) -> int:
 RUNS = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in LINES]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", RUNS)
 def test_an_example_runs_and_its_results_are_those_of_its_serial_twin(name: str, tmp_path: Path) -> None:
     work, temporary, wheels = (tmp_path / part for part in ("work", "tmp", "wheels"))
@@ -51,7 +52,7 @@ def test_an_example_runs_and_its_results_are_those_of_its_serial_twin(name: str,
     inflection(wheels)
     environment = scrubbed(TMPDIR=str(temporary), BATCHEXEC_PIP_OPTIONS=json.dumps(options(wheels)))
     command = [sys.executable, str(EXAMPLES / name)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=work, timeout=110, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=work, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
     assert "same as the serial loop: True" in done.stdout, done.stdout
     if name == "sum_of_powers.py":

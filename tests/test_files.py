@@ -23,7 +23,7 @@ from batchexec import BatchExecutor
 from batchexec._engine import hints
 from batchexec._source.files import FileSet, entry_for, file_set, relative
 from batchexec.command import BlobPath
-from batchexec.errors import FilesError, RemoteTraceback
+from batchexec.errors import ConfigError, FilesError, RemoteTraceback
 
 Tree = Callable[[dict[str, str]], Path]
 
@@ -133,6 +133,12 @@ def test_a_file_that_did_not_change_is_read_once(tree: Tree) -> None:
 
 
 # what is refused
+
+
+@pytest.mark.parametrize("given", [3, [3], [""], {"a": 3}, {"a": ""}, [b"a"], [("a", "b", "c")], [("a", ("b", "c"))]])
+def test_what_names_no_files_is_refused_with_the_configuration(given: Any) -> None:
+    with pytest.raises(ConfigError, match="files: expected"):
+        BatchExecutor(files=given)
 
 
 @pytest.mark.parametrize(

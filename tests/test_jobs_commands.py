@@ -6,11 +6,16 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers_service import Account, scrubbed, service
+
+from batchexec import BatchConfig, BatchExecutor
+from batchexec._engine import jobs
+from batchexec.errors import PayloadError
 
 _INTERRUPTED = """
 import time
@@ -69,6 +74,22 @@ def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tm
     again = command(environment, "clean", job)
     assert again.returncode == 1
     assert f"no job '{job}'" in again.stderr
+
+
+def test_items_that_were_never_sent_are_among_those_fetched(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BatchExecutor(**account.settings, pool_id=account.fixed_pool()) as executor:
+        given = [1, threading.Lock(), 3]
+        assert list(executor.map(repr, given, chunksize=3, return_exceptions=True))[::2] == ["1", "3"]
+        for name, value in account.environment().items():
+            monkeypatch.setenv(name, value)
+        items = jobs.fetch(BatchConfig.load(), str(executor.stats().job_id))
+    assert [(item.number, item.value, type(item.error)) for item in items] == [
+        (0, "1", type(None)),
+        (1, None, PayloadError),
+        (2, "3", type(None)),
+    ]
 
 
 def test_a_job_of_the_local_service_is_no_more(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(
         **(settings or {}),
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT.replace("CREDENTIAL", credential) + text, json.dumps(given)],
+        [sys.executable, "-W", "error", "-c", (SCRIPT + text).replace("CREDENTIAL", credential), json.dumps(given)],
         env=scrubbed(**{**service.environment(client_id), **env}),
         capture_output=True,
         text=True,
@@ -96,6 +96,31 @@ with executor:
     told.result()
     answer([doubled, large, larger, error[:2], told.stdout(), executor.submit(seen).result()])
 """
+
+
+FILES = """
+import pathlib, tempfile
+from azure.storage.blob import BlobServiceClient
+from batchexec import BlobPath
+
+with BlobServiceClient(json.loads(sys.argv[1])["blob_endpoint"], credential=CREDENTIAL) as blobs:
+    blobs.create_container("inputs").upload_blob("set/there", b"there")
+with tempfile.TemporaryDirectory() as folder:
+    os.chdir(folder)
+    pathlib.Path("small").write_text("small")
+    pathlib.Path("large").write_bytes(bytes(20_000_000))
+    executor = BatchExecutor(
+        where="azure", python=sys.executable, credential=CREDENTIAL, progress=False, requirements=None,
+        files={"a/small": "small", "large": "large", "b": BlobPath("inputs/set")}, **json.loads(sys.argv[1])
+    )
+    with executor:
+        answer(list(executor.map(os.path.getsize, ["a/small", "large", "b/there"])))
+"""
+
+
+@pytest.mark.slow
+def test_files_travel_by_token_alone(service: Secure) -> None:
+    assert run(service, FILES, "Azure Batch Data Contributor", *DATA) == [5, 20_000_000, 5]
 
 
 def test_a_map_runs_by_token_alone_with_the_roles_that_the_documentation_names(service: Secure) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
-import posixpath
-import re
-import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,18 +11,13 @@ from typing import Any, NamedTuple
 
 from batchexec._source import programs
 from batchexec._source.files import FileSet
-from batchexec._source.siblings import of_script
 from batchexec.command import BlobPath, Command
 from batchexec.errors import FilesError
 
 from .apps import App
 from .files import Gathered, merged
+from .programs import Program
 from .templates import APP, Names, Text, check_pattern
-
-APP_NAME = "app"
-# Programs whose first word is a file of the user's, as a rule.
-_PYTHONS = frozenset(("python", "python3"))
-_INTERPRETERS = _PYTHONS | frozenset(("sh", "bash", "perl", "ruby", "Rscript", "julia", "node", "octave"))
 
 
 class Run(NamedTuple):
@@ -52,15 +43,10 @@ class Bound:
         outputs: Sequence[str] = (),
     ) -> None:
         self.command = command
-        self.warnings: list[str] = []
-        self.modules: frozenset[str] = frozenset()
-        """Third-party modules that the program imports, where it is a Python script of the user's."""
         self._texts = command._templates
-        self._target = target or programs.this_machine()
         self._app = App(command.app) if command.app is not None else None
         shared = Gathered()
-        self._shared_paths: dict[str, str] = {}
-        self._names: dict[str, Any] = {APP_NAME: APP} if self._app is not None else {}
+        self._names: dict[str, Any] = {"app": APP} if self._app is not None else {}
         for one in self._texts.inputs:
             if one.shared:
                 names = shared.take(one.where.fill({}) if isinstance(one.where, Text) else one.where)
@@ -69,21 +55,32 @@ class Bound:
         self._words: list[Text | Names] = [
             word if isinstance(word, Text) else shared.take(word) for word in self._texts.words
         ]
-        programs_sent = self._find_program(shared)
+        # What the others hold is known later.
+        unknown = any(not one.shared or isinstance(one.where, BlobPath) for one in self._texts.inputs)
+        self._program = Program(self._words, shared, self._app, target or programs.this_machine(), unknown)
         self.shared = merged((files, shared.set() if shared else None))
         self._shared_paths = {entry.path: entry.sha256 for entry in self.shared.entries} if self.shared else {}
-        for path, called in programs_sent:
-            self._check_program(path, called)
+        self._program.check(self._shared_paths)
         self._per_run = [one for one in self._texts.inputs if not one.shared]
         self._outputs = [(one.name, one.pattern, one.wild) for one in self._texts.outputs]
         if command.outputs is None:
-            self._outputs = [(None, _literally(pattern), _is_wild(pattern)) for pattern in outputs]
+            self._outputs = [(None, _literally(pattern), True) for pattern in outputs]
         self._constant: dict[str, Any] = {
             "app": self._app.files.id if self._app is not None else None,
             "archive": self._app.archive if self._app is not None else "",
             "when": command.when,
             "timeout": command.timeout,
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may keep the program from running on a node."""
+        return self._program.warnings
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Third-party modules that the program imports, where it is a Python script of the user's."""
+        return self._program.modules
 
     @property
     def app(self) -> App | None:
@@ -135,7 +132,7 @@ class Bound:
         if isinstance(first, Text) and first.names and "/" not in argv[0]:
             source = own.source(argv[0])
             if source is not None:  # a file of the run is the program
-                self._check_program(source, argv[0])
+                self._program.check_file(source, argv[0])
                 argv[0] = f"./{argv[0]}"
         return argv
 
@@ -165,93 +162,6 @@ class Bound:
         for entry in own.entries:
             if self._shared_paths.get(entry.path, entry.sha256) != entry.sha256:
                 raise FilesError(f"{entry.path!r} is among the inputs of all runs, and other content in this one")
-
-    def _find_program(self, shared: Gathered) -> list[tuple[str, str]]:
-        """Have the program sent where it is a file of the user's; its path and what it is called, to be checked."""
-        if not self._words:
-            return []
-        first = self._words[0]
-        if isinstance(first, Names):  # given as a Path
-            if len(first) != 1:
-                raise ValueError("the command's first word is one program")
-            self._words[0] = Names([first[0] if "/" in first[0] else f"./{first[0]}"])
-            self._take_modules(shared.source(first[0]), shared)
-            return [(shared.source(first[0]) or "", first[0])]
-        word = first.text
-        if self._app is not None and not first.names - {APP_NAME}:
-            inside = word.removeprefix("{app}/") if word.startswith("{app}/") else None if "/" in word else word
-            if inside is not None and self._app.has(inside, direct=word != inside):
-                self.warnings += self._app.check(inside, self._target, self._sent(), direct=word != inside)
-                return []
-        if first.names:
-            return []
-        word = first.fill({})
-        if "/" not in word:
-            self._find_script(word, shared)
-        elif not os.path.isabs(word):
-            if os.path.isfile(word):
-                (name,) = shared.take(Path(word))
-                self._words[0] = Names([name if "/" in name else f"./{name}"])
-                self._take_modules(word, shared)
-                return [(word, word)]
-            elif not self._per_run_or_blobs():
-                raise FilesError(
-                    f"there is no program {word!r} here (at {os.path.abspath(word)!r}): a relative path is one of "
-                    "yours, which is sent along"
-                )
-        return []
-
-    def _find_script(self, word: str, shared: Gathered) -> None:
-        """The program is one of the node's own. Where it is an interpreter, its script is sent."""
-        second = self._words[1] if len(self._words) > 1 else None
-        if isinstance(second, Names) and len(second) == 1:  # given as a Path
-            self._take_modules(shared.source(second[0]), shared, is_python=word in _PYTHONS)
-        if word in _INTERPRETERS and isinstance(second, Text) and not second.names:
-            script = second.fill({})
-            if not script.startswith("-") and not os.path.isabs(script) and os.path.isfile(script):
-                self._words[1] = shared.take(Path(script))
-                self._take_modules(script, shared, is_python=word in _PYTHONS)
-        elif self._target.here and shutil.which(word) is None and os.path.isfile(word):
-            raise FilesError(f"there is no program {word!r} on the PATH; write './{word}' to have the file here sent")
-
-    def _take_modules(self, path: str | None, shared: Gathered, *, is_python: bool = False) -> None:
-        """Where the file is a Python script, have the modules beside it sent, and note which packages it needs."""
-        if path is None or not os.path.isfile(path):
-            return
-        if not is_python:
-            with open(path, "rb") as file:
-                line = file.readline(200)
-            if not line.startswith(b"#!") or b"python" not in line:
-                return
-        found = of_script(path)
-        folder = os.path.dirname(os.path.abspath(path))
-        target = shared.target(path)
-        for module in found.beside:
-            shared.put(posixpath.join(target.rpartition("/")[0], os.path.relpath(module, folder)), module)
-        self.modules = found.third_party
-
-    def _per_run_or_blobs(self) -> bool:
-        """Whether there are inputs of which it is not known now what they hold."""
-        return any(not one.shared or isinstance(one.where, BlobPath) for one in self._texts.inputs)
-
-    def _check_program(self, path: str, called: str) -> None:
-        if os.path.isfile(path):
-            state = os.stat(path)
-            stamp = (state.st_mtime_ns, state.st_size, state.st_mode)
-            self.warnings += _checked(path, stamp, self._target, called, self._sent())
-
-    def _sent(self) -> frozenset[str]:
-        """Base names of files that go with the program, as far as they are known."""
-        return frozenset(
-            os.path.basename(name) for name in (*self._shared_paths, *(self._app.names if self._app else ()))
-        )
-
-
-@functools.lru_cache(maxsize=256)
-def _checked(
-    path: str, stamp: tuple[int, ...], target: programs.Target, called: str, sent: frozenset[str]
-) -> tuple[str, ...]:
-    return tuple(programs.check(path, target, called=called, sent=sent))
 
 
 def _parameters(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,10 +204,6 @@ def _escaped(value: Any) -> Any:
 
 def _literally(pattern: str) -> Text:
     return Text(pattern.replace("{", "{{").replace("}", "}}"))
-
-
-def _is_wild(pattern: str) -> bool:
-    return re.search(r"[*?\[]", pattern) is not None
 
 
 def unsent(bound: Bound) -> list[str]:

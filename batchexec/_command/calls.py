@@ -22,6 +22,9 @@ from . import here, results
 from .binding import Bound, Run
 from .sweeps import Sweep
 
+# A task would need 8 ms to import them.
+_PRELOADS = tuple(f"batchexec._worker.{name}" for name in ("program", "files", "outputs"))
+
 _log = logging.getLogger("batchexec")
 
 Item = tuple[tuple[Any, ...], dict[str, Any]]
@@ -124,6 +127,7 @@ class CommandCall:
             destination=destination,
             finish=self._finish,
             warned=True,
+            preloads=_PRELOADS,
         )
 
     def item(self, index: int) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -44,7 +45,7 @@ def perform(bound: Bound, one: Run, destination: Path | None = None) -> Outcome:
     surroundings = program.Surroundings(
         place=lambda set_id, directory: _place(sets[set_id], directory),
         kept=lambda set_id: bound.app.path if bound.app is not None else "",
-        unpacked=lambda set_id, name: archives.root_of(_unpacked(bound.app.path if bound.app else "", set_id).name),
+        unpacked=lambda set_id, name: archives.root_of(_unpacked(bound.app.path if bound.app else "", set_id)),
         python=sys.executable,
         bin=None,
         guarded=False,
@@ -81,9 +82,10 @@ def _place(files: FileSet, directory: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _unpacked(path: str, set_id: str) -> tempfile.TemporaryDirectory[str]:
+def _unpacked(path: str, set_id: str) -> str:
     """The archive, unpacked once; it goes when this process ends."""
-    directory = tempfile.TemporaryDirectory(prefix="batchexec-app-")
-    os.rmdir(directory.name)
-    archives.unpack(path, directory.name)
-    return directory
+    directory = tempfile.mkdtemp(prefix="batchexec-app-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    target = os.path.join(directory, "app")
+    archives.unpack(path, target)
+    return target

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchexec.command import Command, CommandResult
-from batchexec.errors import CommandFailed, OutputError
+from batchexec.errors import BrokenBatchExecutor, CommandFailed, OutputError
 from batchexec.futures import Outcome
 
 from . import table
@@ -131,9 +131,10 @@ class Sweep:
         self._look()
 
     def over(self, indices: Iterable[int], error: BaseException | None) -> None:
-        """These runs are over, or will never be run: those without a line have none."""
+        """These runs are over, or will never be run. Those that failed with their task have a line of their own; those
+        that ended with the executor have none."""
         for index in indices:
-            if error is not None:
+            if error is not None and not isinstance(error, BrokenBatchExecutor):
                 self.finished(index, Outcome(None, error), getattr(error, "node_id", None) or "", 0.0)
         with self._lock:
             self._open.difference_update(indices)

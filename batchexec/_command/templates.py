@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batchexec._wire import names
+
 if TYPE_CHECKING:
     from batchexec.command import BlobPath, Command
 
-APP = "\0app\0"  # stands for the directory of the app, which only the node knows
+APP = names.APP_PLACE
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _SHELL_WORDS = re.compile(r"\d*[<>|&;].*")
 _WILD = re.compile(r"[*?\[]")

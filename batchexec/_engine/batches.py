@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 from collections import deque
@@ -155,8 +156,9 @@ class Batches:
             outcomes = future.result()
         except Exception as failure:  # noqa: BLE001 - whatever kept the chunk from a result is each batch's error
             outcomes = [Outcome(None, failure)] * sum(batch.size for batch in group)
+        rest = iter(outcomes)
         for batch in group:
-            own, outcomes = outcomes[: batch.size], outcomes[batch.size :]
+            own = list(itertools.islice(rest, batch.size))
             errors = [outcome.error for outcome in own if outcome.error is not None]
             batch.finish([outcome.value for outcome in own], errors[0] if errors else None)
         self.flush()  # what came in because these are done, and what had to wait for room

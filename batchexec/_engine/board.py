@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from typing import Any, Literal
 from batchexec._report.progress import Progress
 from batchexec._wire import names
 from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, RequirementsError
-from batchexec.futures import Delivery, Finished, Outcome
+from batchexec.futures import Delivery
 
 from . import outcomes
+from .finishing import finished
 from .resolver import Resolver
 from .work import Chunk
 
@@ -39,6 +41,7 @@ class Board:
         self.pending: dict[int, Chunk] = {}  # without a verdict, by number
         self.inbox: deque[list[Chunk]] = deque()
         self.cancelled: deque[Chunk] = deque()  # whose tasks are of no use any more
+        self._sent: list[tuple[int, float]] = []  # numbers of chunks, and when they were sent, since it was asked last
         self.failed_logs: list[str] = []
         self.kept_results: list[str] = []  # with files that could not be brought here
         self.chunks_done = 0
@@ -135,6 +138,17 @@ class Board:
                 taken.append(self.inbox.popleft())
         return taken
 
+    def sent_as(self, chunk: Chunk, task_id: str) -> None:
+        """The chunk goes out as this task, now."""
+        chunk.task_id, chunk.sent_at = task_id, time.time()
+        self._sent.append((chunk.number, chunk.sent_at))
+        chunk.future.sent_as(task_id)
+
+    def take_sent(self) -> list[tuple[int, float]]:
+        """Number and time of each chunk that was sent since the last call."""
+        taken, self._sent = self._sent, []
+        return taken
+
     def deliver(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
         """The chunk's result is here; `decode` runs user code, so the resolver does it."""
         if self._settle(chunk):
@@ -211,7 +225,7 @@ class Board:
             chunk.environment.proven = True
         self.progress.echo(chunk, delivery)
         if chunk.call.finish is not None:
-            delivery = delivery._replace(outcomes=_finished(chunk, chunk.call.finish, delivery))
+            delivery = delivery._replace(outcomes=finished(chunk, chunk.call.finish, delivery))
         chunk.future.deliver(delivery)
 
     def _fail(self, chunk: Chunk, error: BatchExecError) -> None:
@@ -267,28 +281,6 @@ def _working_directory() -> str:
         return os.getcwd()
     except FileNotFoundError:  # it was removed
         return ""
-
-
-def _finished(chunk: Chunk, finish: Callable[[Finished], Outcome], delivery: Delivery) -> list[Outcome]:
-    """What the call makes of its items' outcomes."""
-    made = []
-    seconds = iter(delivery.seconds)
-    for index, outcome in enumerate(delivery.outcomes):
-        finished = Finished(
-            item=chunk.first_item + index,
-            index=chunk.offset + index,
-            value=outcome.value,
-            error=outcome.error,
-            outputs=delivery.outputs[index] if delivery.outputs else [],
-            node_id=delivery.node_id,
-            seconds=0.0 if index in chunk.failed else next(seconds),
-            task_id=delivery.task_id,
-        )
-        try:
-            made.append(finish(finished))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there, the future must not hang
-            made.append(Outcome(None, error))
-    return made
 
 
 def typed(error: BaseException) -> BatchExecError:

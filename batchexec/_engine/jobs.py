@@ -25,6 +25,7 @@ from batchexec.futures import Outcome
 T = TypeVar("T")
 
 _READS = 16
+_UNSENT = "the item could not be sent: its client was told why"
 _INDEX_BYTES = 1024 * 1024  # of a pack: more than the index of 100 chunks takes
 
 
@@ -199,6 +200,7 @@ async def _index(job: _Job, pack: str) -> list[Record]:
             offset=entry["offset"],
             is_map=entry["map"],
             first_item=entry["first"],
+            failed={index: PayloadError(_UNSENT) for index in entry.get("failed", ())},
         )
         for entry in header["chunks"]
     ]

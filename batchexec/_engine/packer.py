@@ -93,7 +93,7 @@ class Packer:
             "parts": parts,
             "external": external,
             "source": archive.sha256 if archive else None,
-            "modules": reached.third_party,
+            "modules": (*reached.third_party, *chunk.call.preloads),
             "numbers": [chunk.first_item + i for i in range(chunk.size) if i not in chunk.failed],
             "seed": chunk.call.seed,
             "environment": environment.digest if environment else None,
@@ -121,6 +121,8 @@ class Packer:
             chunk = packed.chunk
             entry: dict[str, Any] = {"chunk": chunk.number, "generation": chunk.generation, "items": chunk.size}
             entry |= {"call": chunk.call.name, "map": chunk.is_map, "offset": chunk.offset, "first": chunk.first_item}
+            if chunk.failed:
+                entry["failed"] = sorted(chunk.failed)
             entries.append({**entry, "at": start})
             start += len(packed.data)
         about = envelope.context("index", self._job, pack)

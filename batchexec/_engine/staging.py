@@ -16,7 +16,8 @@ from batchexec._wire import envelope, files, names
 from batchexec.errors import FilesError, ServiceError
 
 if TYPE_CHECKING:
-    from batchexec._azure.blobs import BlobStore, FoundBlob
+    from batchexec._azure.blobs import BlobStore
+    from batchexec._azure.storage import FoundBlob
 
 _BUNDLE_BYTES = 8 * 1024 * 1024
 _INLINE_BYTES = 64 * 1024  # a listing up to this size that one chunk uses travels within it

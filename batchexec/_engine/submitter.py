@@ -195,9 +195,7 @@ class Submitter:
     async def _add(self, tasks: list[dict[str, Any]], chunks: dict[str, Chunk]) -> None:
         waiting = {task["id"]: task for task in tasks}
         for name in waiting:
-            chunk = chunks[name]
-            chunk.task_id, chunk.sent_at = name, time.time()
-            chunk.future.sent_as(name)
+            self._board.sent_as(chunks[name], name)
         delay = 0.25
         for left in reversed(range(_TRIES)):
             try:

@@ -70,6 +70,7 @@ class Trial:
 
     def __init__(self, config: BatchConfig, script: str) -> None:
         self._needed = scripts.needed_by(script)
+        packages.refuse_foreign(self._needed.local)
         entries = config.requirements if config.requirements not in (None, ("none",)) else ("auto",)
         self._packages = Packages(config, "azure", entries or ("auto",), lambda text: None)
         self._plan = self._packages.plan(self._needed.third_party, self._needed.local)

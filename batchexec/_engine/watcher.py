@@ -16,6 +16,7 @@ from batchexec.errors import AuthenticationError, ServiceError
 from . import outcomes, verdicts
 from .board import Board
 from .session import Session
+from .shelves import Shelves
 from .work import Chunk
 
 if TYPE_CHECKING:
@@ -46,14 +47,11 @@ class Watcher:
         self._reads = asyncio.Semaphore(_READS)
         self._reading: set[int] = set()  # numbers of chunks whose blobs are being read
         self._since = "2000-01-01T00:00:00Z"
-        self._turn = 0
+        self._lost_asked = 0.0  # when lost tasks were looked for, by time.time()
         self._gatherer: Gatherer | None = None  # of results with files behind them
         # Work is done in order, so results appear on the first shelves that still have work: as many as hold what all
         # slots are at, and one more that they are about to begin.
-        self._shelves_at_work = 1 + math.ceil(session.slots / names.SHELF_CHUNKS)
-
-    def _sent(self) -> list[Chunk]:
-        return [chunk for chunk in self._board.unsettled() if chunk.task_id]
+        self._shelves = Shelves(board, 1 + math.ceil(session.slots / names.SHELF_CHUNKS))
 
     async def watch_results(self) -> None:
         """List the shelves on which results are awaited, and read what is new."""
@@ -64,11 +62,11 @@ class Watcher:
     async def _look_for_results(self) -> float:
         """One turn; the seconds until the next. (A function of its own: a sleeping loop must hold no chunk, and with
         it the user's objects.)"""
-        sent = self._sent()
-        if not sent:
+        chosen = self._shelves.choose()
+        if not chosen.prefixes:
             return _SHORTEST
         begin = time.monotonic()
-        listings = [self._ask(functools.partial(self._session.store.names, shelf)) for shelf in self._shelves(sent)]
+        listings = [self._ask(functools.partial(self._session.store.names, shelf)) for shelf in chosen.prefixes]
         found = await asyncio.gather(*listings)
         round_trip = time.monotonic() - begin
         fresh = self._awaited([name for listing in found for name in listing])
@@ -77,12 +75,12 @@ class Watcher:
         if fresh:
             self._news = time.time()
         # Results come in bursts: look again soon after one, and the more rarely the longer there was none.
-        shortest = max(round_trip, _SHORTEST if len(sent) < _MANY else _SHORTEST_FOR_MANY)
-        return min(max(_PATIENCE * self._quiet(sent), shortest), self._longest)
+        shortest = max(round_trip, _SHORTEST if chosen.awaited < _MANY else _SHORTEST_FOR_MANY)
+        return min(max(_PATIENCE * self._quiet(), shortest), self._longest)
 
-    def _quiet(self, sent: list[Chunk]) -> float:
+    def _quiet(self) -> float:
         """Seconds since a result was seen or a task was sent."""
-        return max(0.0, time.time() - max(self._news, *(chunk.sent_at for chunk in sent)))
+        return max(0.0, time.time() - max(self._news, self._shelves.last_sent))
 
     async def watch_tasks(self) -> None:
         """Show what runs, and find tasks that are over without a result."""
@@ -90,15 +88,13 @@ class Watcher:
             await self._board.busy.wait()
             least, most = self._states
             pause = least
-            sent = self._sent()
-            if sent:
-                pause = min(max(self._quiet(sent) / 5, least), most)
+            if self._shelves.is_awaiting():
+                pause = min(max(self._quiet() / 5, least), most)
                 query = functools.partial(self._session.batch.tasks_changed_since, self._session.job_id)
                 changed = await self._ask(functools.partial(query, self._since))
-                self._apply(changed, {chunk.task_id: chunk for chunk in sent})
+                self._apply(changed)
                 self._move_window(changed)
-                await self._ask_for_lost(sent)
-            del sent  # a sleeping loop must hold no chunk, and with it the user's objects
+                await self._ask_for_lost()
             await asyncio.sleep(pause)
 
     async def _ask(self, request: Callable[[], Awaitable[T]]) -> T:
@@ -113,15 +109,6 @@ class Watcher:
                 self._board.progress.warn(f"lost contact; the work goes on in the service, this keeps trying: {error}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, 120.0)
-
-    def _shelves(self, sent: list[Chunk]) -> list[str]:
-        """Prefixes to list in this turn: the first with pending chunks, and one of the others by turns."""
-        prefixes = list(dict.fromkeys(names.shelf_prefix(chunk.number) for chunk in sent))
-        chosen, others = prefixes[: self._shelves_at_work], prefixes[self._shelves_at_work :]
-        if others:
-            self._turn += 1
-            chosen.append(others[self._turn % len(others)])
-        return chosen
 
     def _awaited(self, blobs: Iterable[str]) -> list[Chunk]:
         """The chunks whose results are among these blobs and not yet being read."""
@@ -156,10 +143,10 @@ class Watcher:
             self._board.deliver(chunk, lambda: outcomes.decode(data, key, job, chunk))
         return data is not None
 
-    def _apply(self, changed: list[dict[str, Any]], sent: dict[str, Chunk]) -> None:
+    def _apply(self, changed: list[dict[str, Any]]) -> None:
         for task in changed:
-            chunk = sent.get(task["id"])
-            if chunk is None:
+            chunk = self._board.pending.get(names.chunk_of(task["id"]))
+            if chunk is None or chunk.task_id != task["id"]:
                 continue
             state = task["state"].lower()
             if state == "running":
@@ -196,9 +183,13 @@ class Watcher:
             latest = _parse(max(times)) - timedelta(seconds=self._overlap)
             self._since = max(self._since, latest.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
-    async def _ask_for_lost(self, sent: list[Chunk]) -> None:
+    async def _ask_for_lost(self) -> None:
         """Tasks long unheard of, a few at a time: deleted by someone, or missed by the queries."""
         now = time.time()
+        if now - self._lost_asked < _LOST_SECONDS / 20:
+            return
+        self._lost_asked = now
+        sent = [chunk for chunk in self._board.unsettled() if chunk.task_id]
         quiet = [chunk for chunk in sent if now - max(chunk.sent_at, chunk.asked_at) > _LOST_SECONDS][:20]
         for chunk in quiet:
             chunk.asked_at = now

@@ -84,6 +84,7 @@ class Call:
     needs: Needs
     destination: Callable[[int, int], Path] | None = None  # of an item's files, by its number in executor and in call
     warned: bool = False  # of paths among its arguments
+    preloads: tuple[str, ...] = ()  # modules of the worker itself that its tasks need and others do not
     finish: Callable[[Finished], Outcome] | None = None  # makes of what came of an item what its future gets
 
     @property

@@ -91,8 +91,9 @@ def variables(value: Mapping[str, str | None]) -> Mapping[str, str]:
 
 def files(value: tuple[Any, ...]) -> tuple[Any, ...]:
     for one in value:
-        if isinstance(one, tuple) and not (len(one) == 2 and isinstance(one[0], str) and all(one)):
-            raise ValueError("paths or BlobPaths, or a mapping of paths there to these")
+        for part in one if isinstance(one, tuple) else (one,):
+            if isinstance(part, (bytes, tuple)) or (isinstance(part, str) and not part.strip()):
+                raise ValueError("paths or BlobPaths, or a mapping of paths there to these")
     return value
 
 

@@ -61,19 +61,25 @@ def converted(row: Row, value: Any, origin: Origin) -> Any:
 def _several(value: Any, *, nested: bool) -> tuple[Any, ...]:
     """Texts and paths as a tuple of texts; with `nested`, also a mapping, as pairs."""
     if nested and isinstance(value, Mapping):
-        return tuple((str(name), source if _is_blob(source) else os.fspath(source)) for name, source in value.items())
+        value = [(str(name), source) for name, source in value.items()]
     several = [value] if isinstance(value, (str, os.PathLike)) or (nested and _is_blob(value)) else value
     try:
-        texts = tuple(one if nested and _is_kept(one) else os.fspath(one) for one in several)
-    except TypeError:
+        if nested:
+            return tuple(_place(one) for one in several)
+        texts = tuple(os.fspath(one) for one in several)
+    except (TypeError, ValueError):
         texts = (b"",)
-    if not all((nested and _is_kept(text)) or (isinstance(text, str) and text.strip()) for text in texts):
+    if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError("a text, or a list of texts")
     return texts
 
 
-def _is_kept(value: Any) -> bool:
-    return isinstance(value, tuple) or _is_blob(value)
+def _place(value: Any) -> Any:
+    """A path as text, a BlobPath as it is, or a pair with one of them."""
+    if isinstance(value, tuple):
+        there, here = value
+        return os.fspath(there), _place(here)
+    return value if _is_blob(value) else os.fspath(value)
 
 
 def _is_blob(value: Any) -> bool:

@@ -96,11 +96,12 @@ def _zipped(path: str) -> Iterator[Member]:
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise BadArchive(f"its member {info.filename!r} is no file, directory or link")
             else:
+                executable = bool(mode & 0o100)
+                if info.create_system != _UNIX:  # it was made where files have no such mode
+                    with archive.open(info) as content:
+                        head = content.read(4)
+                    executable = head[:2] == b"#!" or head == b"\x7fELF"
                 with archive.open(info) as content:
-                    executable = bool(mode & 0o100)
-                    if info.create_system != _UNIX:  # it was made where files have no such mode
-                        head = content.peek(4)
-                        executable = head[:2] == b"#!" or head[:4] == b"\x7fELF"
                     yield Member(info.filename, "file", executable, "", content)
 
 

@@ -23,6 +23,7 @@ ENV_INSIDE = "BX_INSIDE"
 WORKER_FILE = "worker.pyz"
 FORK_MODULE = "batchexec._worker.forked"
 
+APP_PLACE = "\0app\0"  # in the words of a program: the directory of its app, which only the node knows
 TAIL_BYTES = 64 * 1024  # of stdout and stderr kept with a result
 PUT_LIMIT = 5000 * 1024 * 1024  # Put Blob's limit, hence a result's
 BUFFER_BLOB_BYTES = 1024 * 1024  # out-of-band buffers from this size on are blobs of their own
@@ -81,6 +82,12 @@ def chunk_name(chunk: int, generation: int) -> str:
 
 def task_id(chunk: int, generation: int) -> str:
     return f"c{chunk:08d}-g{generation}"
+
+
+def chunk_of(task: str) -> int:
+    """The number of the chunk that a task with this id has; -1 for a task of someone else."""
+    number = task[1:].partition("-")[0]
+    return int(number) if number.isascii() and number.isdigit() else -1
 
 
 def result_blob(chunk: int, generation: int) -> str:

@@ -124,8 +124,8 @@ class _Runs:
             file.writelines(f"{line}\n" for line in lines)
         return path
 
-    def __call__(self, installer: str, command: list[str], log: str = "") -> None:
-        """Run it to its end. Raises InstallError when it fails. `log`: where it says more than on its output."""
+    def __call__(self, installer: str, command: list[str]) -> None:
+        """Run it to its end. Raises InstallError when it fails."""
         masked = self.work.settings.masked
         said: collections.deque[str] = collections.deque()
         length = 0
@@ -167,7 +167,7 @@ class _Runs:
                 timer.cancel()
         if status == 0:
             return
-        text = "".join([*said, *(masked(line) for line in _unreachable(log))])
+        text = "".join(said)
         if late.is_set():
             text += f"\n{installer} had not finished after {TIME_LIMIT / 60:.0f} minutes"
             raise InstallError("timeout", last_words(text), installer)
@@ -185,17 +185,7 @@ def _by_pip(run: _Runs, python: str, lines: list[str]) -> None:
         raise InstallError("other", "there is neither uv nor pip to install packages with, and none was sent")
     command = [*pip, "install", "--no-warn-script-location", "--progress-bar", "off"]
     command += ["-r", run.file("requirements.txt", lines), *run.constraints]
-    log = os.path.join(run.work.scratch, "pip.log")
-    run("pip", [*command, "--log", log, *run.work.settings.arguments()], log)
-
-
-def _unreachable(log: str) -> list[str]:
-    """What pip's log says of indexes that did not answer. On its output they look as if they had no such package."""
-    if not os.path.exists(log):
-        return []
-    with open(log, encoding="utf-8", errors="replace") as file:
-        found = [line.partition("Could not fetch URL ")[2] for line in file if "Could not fetch URL " in line]
-    return [f"Could not fetch URL {line}" for line in dict.fromkeys(found) if "404 Client Error" not in line][-3:]
+    run("pip", [*command, *run.work.settings.arguments()])
 
 
 def _unpacked(wheel: str, cache: str) -> str:

@@ -11,7 +11,6 @@ cache         what the installers have downloaded; cache.lock is locked by those
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Any, Callable
 
 from .install_failures import InstallError
 from .installer import NOT_NEEDED, Made, Say, made_in
+from .removable_locks import Lock
 
 KEPT = 8  # environments that stay though nobody uses them
 CACHE_LIMIT = 2 << 30  # bytes
@@ -51,7 +51,7 @@ class NodeEnvironments:
             return NOT_NEEDED
         if not os.path.islink(self._path(key)):
             return None
-        lock = _Lock.taken(self._path(key, "lock"), fcntl.LOCK_SH)
+        lock = Lock.taken(self._path(key, "lock"), shared=True)
         if lock is None:
             return None
         directory = self._complete(key)
@@ -105,7 +105,7 @@ class NodeEnvironments:
         """One try. What it leaves in the end is whole, or nothing."""
         directory = scratch = ""
         try:
-            with _Lock.waited_for(os.path.join(self._root, "cache.lock"), fcntl.LOCK_SH):
+            with Lock.waited_for(os.path.join(self._root, "cache.lock"), shared=True):
                 directory = tempfile.mkdtemp(prefix=f"{key}.", dir=self._root)
                 scratch = tempfile.mkdtemp(prefix=f"{key}.", dir=self._root)
                 build(directory, scratch)
@@ -130,17 +130,17 @@ class NodeEnvironments:
         except OSError:  # a full disk: the installer will say so itself
             pass
 
-    def _exclusively(self, key: str) -> _Lock:
+    def _exclusively(self, key: str) -> Lock:
         """The lock of one environment, however long its maker takes."""
         told = time.monotonic()
         path, progress = self._path(key, "lock"), self._path(key, "progress")
         heard = ""
         while True:
-            lock = _Lock.taken(path, fcntl.LOCK_EX)
+            lock = Lock.taken(path)
             if lock is not None:
                 return lock
             if self._complete(key) is not None:
-                lock = _Lock.taken(path, fcntl.LOCK_SH)
+                lock = Lock.taken(path, shared=True)
                 if lock is not None and self._complete(key) is not None:
                     return lock
                 if lock is not None:
@@ -197,7 +197,7 @@ class NodeEnvironments:
         for place, (_, key) in enumerate(sorted(unused)):
             went = self._tidy_one(key, everything or place >= KEPT) or went
         if everything or _size(self.cache) > CACHE_LIMIT:
-            lock = _Lock.taken(os.path.join(self._root, "cache.lock"), fcntl.LOCK_EX)
+            lock = Lock.taken(os.path.join(self._root, "cache.lock"))
             if lock is not None:  # else others are at it, and the last of them will see
                 with lock:
                     went = os.path.exists(self.cache) or went
@@ -206,7 +206,7 @@ class NodeEnvironments:
 
     def _tidy_one(self, key: str, environment_too: bool) -> bool:
         """Remove what is left of unfinished environments of this key; and what is finished, if so asked."""
-        lock = _Lock.taken(self._path(key, "lock"), fcntl.LOCK_EX)
+        lock = Lock.taken(self._path(key, "lock"))
         if lock is None:
             return False
         with lock:
@@ -231,56 +231,8 @@ class NodeEnvironments:
         return os.path.join(self._root, f"{key}.{kind}" if kind else key)
 
 
-class _Lock:
-    """A locked file. A process that dies lets go of it, whatever it dies of."""
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-
-    @classmethod
-    def taken(cls, path: str, kind: int) -> _Lock | None:
-        """The lock, unless somebody holds it so that it cannot be had now."""
-        while True:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return cls(path, descriptor)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except FileNotFoundError:
-                pass
-            os.close(descriptor)  # it was removed when we got it: lock the one that is there now
-
-    @classmethod
-    def waited_for(cls, path: str, kind: int) -> _Lock:
-        while True:
-            lock = cls.taken(path, kind)
-            if lock is not None:
-                return lock
-            time.sleep(_PAUSE)
-
-    def __enter__(self) -> _Lock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def touch(self) -> None:
-        os.utime(self._descriptor)
-
-    def remove(self) -> None:
-        """The file goes. Who waits for the lock sees that and makes another."""
-        os.unlink(self._path)
-
-    def release(self) -> None:
-        os.close(self._descriptor)
-
-
 # Held to the end of the process: what a task uses must not be removed.
-_in_use: list[_Lock] = []
+_in_use: list[Lock] = []
 
 
 def _remove(path: str) -> None:

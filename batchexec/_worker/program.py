@@ -10,11 +10,11 @@ import sys
 import time
 from typing import Any, Callable, NamedTuple, Optional
 
-from batchexec._wire import archives, names
+from batchexec._wire import names
 
 from . import patterns, processes
 
-APP = "\0app\0"  # in a text: the directory of the app
+APP = names.APP_PLACE
 TAIL_BYTES = 1024 * 1024  # of standard output and error, kept with the result
 _RUNS = "runs"  # in the task's working directory
 _PYTHONS = ("python", "python3")
@@ -103,8 +103,12 @@ def remove(directory: str) -> None:
     """Whatever the program did to the modes of its directories."""
     if not os.path.isdir(directory):
         return
-    for path, _, _ in os.walk(directory):
-        os.chmod(path, stat.S_IRWXU)
+    pending = [directory]
+    while pending:
+        path = pending.pop()
+        os.chmod(path, stat.S_IRWXU)  # before it is looked into
+        with os.scandir(path) as entries:
+            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     shutil.rmtree(directory)
 
 
@@ -118,6 +122,8 @@ def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
 
 def _unpacked_once(current: Any, set_id: str, name: str) -> str:
     """Once per node and job: in the job's own directory there, and with that it goes."""
+    from batchexec._wire import archives
+
     from . import locks  # for POSIX only, which a client need not be
 
     target = os.path.join(current.task.cache.directory, f"app-{set_id}")
