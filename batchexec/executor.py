@@ -26,6 +26,7 @@ from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
 if TYPE_CHECKING:
     from ._command.sending import CommandSender
     from ._engine.engine import Engine
+    from ._engine.needs import Needs
     from ._engine.resources import Place
     from ._engine.work import Call, Chunk, Part
     from ._source.files import FileSet
@@ -115,6 +116,7 @@ class BatchExecutor(Executor):
         self._tables = itertools.count(1)  # of sweeps of Commands, where outputs go
         self._said: set[str] = set()  # warnings about Commands
         self._files: FileSet | None = None  # of the configuration, once they were looked at
+        self._needs: Needs | None = None  # of calls of functions, once there was one
         if (self._config.cores or self._config.memory) and not self._inline:
             self._resources()  # more than a node has is said before anything is sent
 
@@ -351,17 +353,23 @@ class BatchExecutor(Executor):
 
     def _call(self, fn: Callable[..., Any]) -> Call:
         """The callable, pickled. Raises PayloadError when it cannot be."""
-        from ._engine.needs import Needs
         from ._engine.work import Call, Part
 
         name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-        needs = Needs(
+        needs = self._needs or self._own_needs()
+        return Call(name, Part(fn, f"the callable {name}"), self._initializing(), self._config.seed, needs)
+
+    def _own_needs(self) -> Needs:
+        """What tasks of callables need, made once: it is the same for all of them. Raises FilesError."""
+        from ._engine.needs import Needs
+
+        self._needs = Needs(
             **self._resources(),
             files=self._own_files(),
             outputs=self._config.outputs,
             output_dir=self._config.output_dir,
         )
-        return Call(name, Part(fn, f"the callable {name}"), self._initializing(), self._config.seed, needs)
+        return self._needs
 
     def _initializing(self) -> Part | None:
         """The initializer, pickled once. Raises PayloadError."""

@@ -69,7 +69,7 @@ class Session:
         prefix = "".join(f"{folder}/" for folder in folders if folder)
         self.store: BlobStore = BlobStore(account, http, container, prefix, patience)
         self.pool_id = self.job_id if self.is_local else pool.pool_id(config)
-        self.worker_sha256, self._worker = workerzip.build()
+        self.worker_sha256, self._worker = workerzip.build(compressed=not self.is_local)
         self._own_container = config.container is None
         self._node = resources.node_of(config, place)
         self._own_pool = False  # made for this job alone, and goes with it
