@@ -20,7 +20,7 @@ class LocalCall:
         self._fn, self._args, self._kwargs, self._seed, self._item = fn, args, kwargs, seed, item
 
     def __call__(self) -> Any:
-        from ._engine.shared import opened
+        from ._engine.sending.shared import opened
 
         args = [opened(arg) for arg in self._args]
         kwargs = {name: opened(value) for name, value in self._kwargs.items()}

@@ -26,10 +26,10 @@ from .futures import BatchFuture, ChunkFuture, MapIterator, Outcome
 if TYPE_CHECKING:
     from ._command.sending import CommandSender
     from ._engine.engine import Engine
-    from ._engine.needs import Needs
-    from ._engine.resources import Place
-    from ._engine.work import Call, Chunk, Part
-    from ._source.files import FileSet
+    from ._engine.pools.resources import Place
+    from ._engine.sending.needs import Needs
+    from ._engine.sending.work import Call, Chunk, Part
+    from ._source.files.sets import FileSet
     from .command import Command
 
 T = TypeVar("T")
@@ -211,8 +211,8 @@ class BatchExecutor(Executor):
         The function gets the object itself; arrays of 1 kB or more in it are read-only memory maps on the worker.
         Raises PicklingError when the object cannot be pickled.
         """
-        from ._engine.shared import Shared
-        from ._engine.work import Part
+        from ._engine.sending.shared import Shared
+        from ._engine.sending.work import Part
 
         part = Part(obj, "the shared object")
         return Shared(obj, *part.blob, part.reached)
@@ -279,14 +279,14 @@ class BatchExecutor(Executor):
         """Tasks of this executor that run at the same time: all slots, where each takes one."""
         if not (self._config.cores or self._config.memory) or self._inline:
             return self._slots
-        from ._engine import resources
+        from ._engine.pools import resources
 
         needs = self._resources()
         return resources.at_once(self._place(), needs["node"], needs["slots"])
 
     def _place(self) -> Place:
-        from ._engine import pool
-        from ._engine.resources import Place
+        from ._engine.pools import pool
+        from ._engine.pools.resources import Place
 
         if self.where == "local":
             return Place("local", self._slots, 1)
@@ -295,7 +295,7 @@ class BatchExecutor(Executor):
     def _resources(self, cores: int | None = None, memory: float | None = None) -> dict[str, Any]:
         """What each task takes of its node, as fields of Needs; default: what the configuration says. Raises
         ConfigError for more than a node has."""
-        from ._engine.resources import needs_of
+        from ._engine.pools.resources import needs_of
 
         return needs_of(self._config, self._place(), cores=cores, memory=memory)
 
@@ -329,8 +329,8 @@ class BatchExecutor(Executor):
             from ._engine import local
 
             local.start()  # before the imports below, so that it starts while they go on
-        from ._engine import pool
         from ._engine.engine import Engine
+        from ._engine.pools import pool
 
         config = self._config
         echo = self.where == "local" if config.echo is None else config.echo
@@ -353,7 +353,7 @@ class BatchExecutor(Executor):
 
     def _call(self, fn: Callable[..., Any]) -> Call:
         """The callable, pickled. Raises PayloadError when it cannot be."""
-        from ._engine.work import Call, Part
+        from ._engine.sending.work import Call, Part
 
         name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
         needs = self._needs or self._own_needs()
@@ -361,7 +361,7 @@ class BatchExecutor(Executor):
 
     def _own_needs(self) -> Needs:
         """What tasks of callables need, made once: it is the same for all of them. Raises FilesError."""
-        from ._engine.needs import Needs
+        from ._engine.sending.needs import Needs
 
         self._needs = Needs(
             **self._resources(),
@@ -373,7 +373,7 @@ class BatchExecutor(Executor):
 
     def _initializing(self) -> Part | None:
         """The initializer, pickled once. Raises PayloadError."""
-        from ._engine.work import Part
+        from ._engine.sending.work import Part
 
         if self._initializer is not None and self._init_part is None:
             self._init_part = Part((self._initializer, self._initargs), "the initializer")
@@ -381,7 +381,7 @@ class BatchExecutor(Executor):
 
     def _own_files(self) -> FileSet | None:
         """The configuration's `files`, looked at once. Raises FilesError."""
-        from ._engine.needs import files_of
+        from ._engine.sending.needs import files_of
 
         if self._config.files and self._files is None:
             self._files = files_of(self._config.files)
@@ -398,7 +398,7 @@ class BatchExecutor(Executor):
         is_map: bool = False,
         filesets: tuple[FileSet, ...] = (),
     ) -> Chunk:
-        from ._engine.work import Chunk, ItemsPart
+        from ._engine.sending.work import Chunk, ItemsPart
 
         if self.where == "azure" and not call.warned:
             self._warn_of_paths(call, items)
@@ -416,7 +416,7 @@ class BatchExecutor(Executor):
 
     def _warn_of_paths(self, call: Call, items: list[Item]) -> None:
         """Once for a call: paths of this machine mean nothing to nodes."""
-        from ._engine.hints import local_path
+        from ._engine.results.hints import local_path
 
         text = local_path(items)
         if text is not None:
@@ -456,9 +456,7 @@ class BatchExecutor(Executor):
         self._send(chunks)
         return iter(futures)
 
-    def _send_groups(
-        self, call: Call, groups: list[list[Item]], offset: int
-    ) -> list[ChunkFuture[list[Outcome]]]:
+    def _send_groups(self, call: Call, groups: list[list[Item]], offset: int) -> list[ChunkFuture[list[Outcome]]]:
         """Send each group of items as one chunk; `offset` is the number of the first in its call."""
         number, first = self._ready(sum(map(len, groups)), len(groups))
         futures = [ChunkFuture[list[Outcome]](len(items)) for items in groups]

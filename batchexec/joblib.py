@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .executor import BatchExecutor
 
 if TYPE_CHECKING:
-    from ._engine.batches import Batch, Batches
+    from ._joblib.batches import Batch, Batches
 
 try:
     from joblib import register_parallel_backend
@@ -99,7 +99,7 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def submit(self, func: Any, callback: Any = None) -> Batch:
         """Take a batch of joblib's. It goes out together with those that follow at once."""
-        from ._engine.batches import Batch  # nodes have this module too, but no engine
+        from ._joblib.batches import Batch
 
         batch = Batch(func.items, callback)
         with self._lock:
@@ -142,7 +142,7 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
             return list(self._calls.values())
 
     def _begun(self, parallel: Any) -> Batches:
-        from ._engine.batches import Batches
+        from ._joblib.batches import Batches
         from ._worker.parallel import ParallelCall
 
         executor = self._executor

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from batchexec._worker.node_environments import NodeEnvironments
+from batchexec._worker.packages.node_environments import NodeEnvironments
 
 MADE = "made"  # a file in an environment that names the process which made it
 

@@ -43,9 +43,10 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "_source": ({"errors"}, {"cloudpickle", "packaging", "tomli"}),
     "_report": (set(), set()),
     "_wire": (set(), {"cloudpickle", "numpy"}),
-    "joblib": ({"executor", "_engine", "_worker"}, {"joblib"}),
+    "joblib": ({"executor", "_joblib", "_worker"}, {"joblib"}),
+    "_joblib": ({*COMMON, "executor", "futures", "_engine", "_worker"}, {"joblib"}),
     "_worker": ({"_wire"}, {"cloudpickle", "joblib"}),  # joblib: where the user's own code brought it
-    "_cli": ({*COMMON, "executor", "_engine"}, {"cloudpickle", "numpy", "sklearn"}),
+    "_cli": ({*COMMON, "executor", "_engine", "_source", "_wire"}, {"cloudpickle", "numpy", "sklearn"}),
     # For other projects' tests: of the emulator, not of the client.
     "testing": ({"emulator"}, {"azure", "pytest"}),
     "emulator": (set(), {"aiohttp", "cryptography", "jwt", "multidict", "yarl"}),

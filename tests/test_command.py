@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchexec import BatchExecutor, BlobPath, Command
-from batchexec._source import programs
+from batchexec._source.programs import executables as programs
 from batchexec.errors import CommandFailed, ConfigError, FilesError, OutputError
 
 HOSTILE = ["a b", "quote'quote", 'quote"quote', "$HOME", "`id`", "new\nline", "-n", "*", "{x}", "\\", "é", ";rm -rf /"]
@@ -549,7 +549,7 @@ def test_a_program_ends_with_its_worker_however_that_ends(tmp_path: Path) -> Non
     """The guard, in a process that is killed."""
     code = (
         "import subprocess\n"
-        "from batchexec._worker import processes\n"
+        "from batchexec._worker.programs import processes\n"
         "class Popen(subprocess.Popen):\n"
         "    def wait(self, timeout=None):\n"
         f"        open('{tmp_path}/waiting', 'w').close()\n"

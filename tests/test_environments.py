@@ -20,11 +20,11 @@ from helpers_wheels import installed, options, wheel
 from helpers_work import touch_and_sleep
 
 from batchexec import BatchExecutor
-from batchexec._worker import node_environments
-from batchexec._worker.install_failures import TEXT_LIMIT, InstallError, kind_of, last_words
-from batchexec._worker.installer import has_all
-from batchexec._worker.node_environments import NodeEnvironments
-from batchexec._worker.pip_settings import PipSettings
+from batchexec._worker.packages import node_environments
+from batchexec._worker.packages.install_failures import TEXT_LIMIT, InstallError, kind_of, last_words
+from batchexec._worker.packages.installer import has_all
+from batchexec._worker.packages.node_environments import NodeEnvironments
+from batchexec._worker.packages.pip_settings import PipSettings
 from batchexec.errors import RequirementsError
 
 # through the executor

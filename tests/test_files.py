@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchexec import BatchExecutor
-from batchexec._engine import hints
-from batchexec._source.files import FileSet, entry_for, file_set, relative
+from batchexec._engine.results import hints
+from batchexec._source.files.sets import FileSet, entry_for, file_set, relative
 from batchexec.command import BlobPath
 from batchexec.errors import ConfigError, FilesError, RemoteTraceback
 

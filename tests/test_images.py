@@ -14,7 +14,7 @@ from helpers_service import Account, service
 
 from batchexec import BatchConfig, BatchExecutor, errors
 from batchexec._cli import main
-from batchexec._engine import images, pool
+from batchexec._engine.pools import images, pool
 
 IDENTITY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/puller"
 PASSWORD = "not-to-be-seen"

@@ -23,7 +23,7 @@ from scipy import sparse
 
 import batchexec.joblib
 from batchexec import BatchExecutor, errors
-from batchexec._engine.shares import size
+from batchexec._joblib.shares import size
 
 SLOTS = 2
 

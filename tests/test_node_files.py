@@ -22,8 +22,8 @@ from azure.storage.blob import generate_blob_sas
 from helpers_service import Account, service, until
 
 from batchexec._wire import files
-from batchexec._worker import locks, room
-from batchexec._worker.files import NodeFiles
+from batchexec._worker.files import locks, room
+from batchexec._worker.files.placing import NodeFiles
 from batchexec._worker.store import Store
 from batchexec._worker.task import Refusal
 

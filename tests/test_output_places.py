@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchexec import BatchExecutor
-from batchexec._engine.arriving import Announced, Arriving
-from batchexec._engine.destinations import Unplaceable, parts
+from batchexec._engine.results.arriving import Announced, Arriving
+from batchexec._engine.results.destinations import Unplaceable, parts
 from batchexec.errors import ConfigError
 
 

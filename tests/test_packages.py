@@ -20,9 +20,11 @@ from helpers_venv import Interpreter
 from helpers_wheels import installed, options, project, wheel
 
 from batchexec import BatchConfig, BatchExecutor
-from batchexec._engine.packages import packages_for
-from batchexec._source import Reached, dumps_recording, packages, requirements_files
-from batchexec._source.wheels import installer
+from batchexec._engine.sending.packages import packages_for
+from batchexec._source import Reached, dumps_recording
+from batchexec._source.packages import needed as packages
+from batchexec._source.packages import requirements_files
+from batchexec._source.packages.wheels import installer
 from batchexec._wire import names
 from batchexec.errors import ConfigError, RequirementsError
 

@@ -15,8 +15,8 @@ from helpers_service import Account, service, until
 from helpers_work import double
 
 from batchexec import BatchConfig, BatchExecutor, errors
-from batchexec._engine import pool
 from batchexec._engine.health import Health
+from batchexec._engine.pools import pool
 from batchexec.emulator.scheduling.autoscale import evaluate
 from batchexec.emulator.scheduling.autoscale_samples import History
 

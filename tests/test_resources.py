@@ -14,10 +14,10 @@ from helpers_service import Account, service, until
 from helpers_work import die, double, touch_and_wait_for
 
 from batchexec import BatchConfig, BatchExecutor, Command, errors
-from batchexec._engine import pool
-from batchexec._engine.needs import Needs
-from batchexec._engine.resources import Place, needs_of
-from batchexec._engine.verdicts import more_memory
+from batchexec._engine.pools import pool
+from batchexec._engine.pools.resources import Place, needs_of
+from batchexec._engine.results.verdicts import more_memory
+from batchexec._engine.sending.needs import Needs
 from batchexec._settings import sizes
 from batchexec.emulator.scheduling.autoscale import evaluate
 from batchexec.emulator.scheduling.autoscale_samples import History

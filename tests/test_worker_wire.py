@@ -17,7 +17,7 @@ import pytest
 from helpers_service import Account, scrubbed, service
 
 from batchexec import BatchExecutor
-from batchexec._engine import command, workerzip
+from batchexec._engine.sending import command, workerzip
 from batchexec._wire import envelope, names
 
 KEY = bytes(range(32))
@@ -72,7 +72,7 @@ def test_an_envelope_in_the_place_of_another_is_refused(other: bytes) -> None:
 
 
 def test_the_same_installation_builds_the_same_worker() -> None:
-    script = "from batchexec._engine import workerzip; print(workerzip.build()[0])"
+    script = "from batchexec._engine.sending import workerzip; print(workerzip.build()[0])"
     command = [sys.executable, "-c", script]
     digests = {
         subprocess.run(command, env=scrubbed(PYTHONHASHSEED=seed), capture_output=True, text=True, check=True).stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchexec._engine import workerzip
+from batchexec._engine.sending import workerzip
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def test_a_task_finds_what_it_imports_late_when_the_archive_has_gone_with_its_jo
     code = (
         "import importlib, os, batchexec._worker.forked\n"  # as a fork server does, which stays
         f"os.unlink({str(archive)!r})\n"
-        "import batchexec._worker.files\n"
+        "import batchexec._worker.files.placing\n"
         "importlib.invalidate_caches()\n"
-        "import batchexec._worker.program, batchexec._settings.sizes\n"
-        "print(batchexec._worker.files.NodeFiles.__name__)"
+        "import batchexec._worker.programs.program, batchexec._settings.sizes\n"
+        "print(batchexec._worker.files.placing.NodeFiles.__name__)"
     )
     assert bare(archive, code) == "NodeFiles\n"
 

@@ -1,4 +1,4 @@
-"""Run in the image's build: everything in it works, for a user that has no entry and no home. Standard library first."""
+"""Run in the image's build: everything in it works, for a user that has no entry and no home."""
 
 import os
 import shutil

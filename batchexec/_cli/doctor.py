@@ -10,7 +10,7 @@ from batchexec.config import BatchConfig
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
-    from batchexec._engine.trial import Listing
+    from batchexec._cli.trial import Listing
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if options.pip_option:
         fields["pip_options"] = options.pip_option
     config = BatchConfig.load(**fields)  # type: ignore[arg-type]
-    from batchexec._engine.trial import Trial
+    from batchexec._cli.trial import Trial
 
     trial = Trial(config, options.requirements)
     if config.requirements == ("none",):

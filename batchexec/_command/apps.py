@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from batchexec._source import programs
-from batchexec._source.files import FileSet, file_set
+from batchexec._source.files.sets import FileSet, file_set
+from batchexec._source.programs import executables as programs
 from batchexec._wire import archives
 from batchexec.errors import FilesError
 

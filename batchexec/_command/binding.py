@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchexec._source import programs
-from batchexec._source.files import FileSet
+from batchexec._source.files.sets import FileSet
+from batchexec._source.programs import executables as programs
 from batchexec.command import BlobPath, Command
 from batchexec.errors import FilesError
 

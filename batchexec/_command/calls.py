@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchexec._engine.needs import Needs
-from batchexec._engine.work import Call, Part
-from batchexec._source import programs
-from batchexec._source.files import FileSet
-from batchexec._worker import program
+from batchexec._engine.sending.needs import Needs
+from batchexec._engine.sending.work import Call, Part
+from batchexec._source.files.sets import FileSet
+from batchexec._source.programs import executables as programs
+from batchexec._worker.programs import program
 from batchexec.command import Command, CommandResult
 from batchexec.config import BatchConfig
 from batchexec.errors import ConfigError
@@ -23,7 +23,7 @@ from .binding import Bound, Run
 from .sweeps import Sweep
 
 # A task would need 8 ms to import them.
-_PRELOADS = tuple(f"batchexec._worker.{name}" for name in ("program", "files", "outputs"))
+_PRELOADS = tuple(f"batchexec._worker.{name}" for name in ("programs.program", "files.placing", "outputs"))
 
 _log = logging.getLogger("batchexec")
 

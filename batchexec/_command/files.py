@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from batchexec._source.files import FileEntry, FileSet, file_set
+from batchexec._source.files.sets import FileEntry, FileSet, file_set
 from batchexec.command import BlobPath
 from batchexec.errors import FilesError
 

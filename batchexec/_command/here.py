@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchexec._source.files import FileSet
+from batchexec._source.files.sets import FileSet
 from batchexec._wire import archives
-from batchexec._worker import program
+from batchexec._worker.programs import program
 from batchexec.command import Command, CommandResult
 from batchexec.errors import FilesError
 from batchexec.futures import Outcome

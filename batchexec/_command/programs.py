@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from batchexec._source import programs
-from batchexec._source.siblings import of_script
+from batchexec._source.programs import executables as programs
+from batchexec._source.programs.siblings import of_script
 from batchexec.errors import FilesError
 
 from .apps import App

@@ -16,8 +16,8 @@ from batchexec.futures import BatchFuture, ChunkFuture, Outcome
 from .calls import CommandCall
 
 if TYPE_CHECKING:
-    from batchexec._engine.work import Call, Chunk, Part
-    from batchexec._source.files import FileSet
+    from batchexec._engine.sending.work import Call, Chunk, Part
+    from batchexec._source.files.sets import FileSet
 
 Rows = list[tuple[Any, ...]]
 

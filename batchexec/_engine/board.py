@@ -17,10 +17,10 @@ from batchexec._wire import names
 from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, RequirementsError
 from batchexec.futures import Delivery
 
-from . import outcomes
-from .finishing import finished
-from .resolver import Resolver
-from .work import Chunk
+from .results import outcomes
+from .results.finishing import finished
+from .results.resolver import Resolver
+from .sending.work import Chunk
 
 Ending = Literal["drain", "abandon"]
 _log = logging.getLogger("concurrent.futures")

@@ -17,13 +17,13 @@ from .account import azure_account, local_account
 from .board import Board, Ending, typed
 from .canceller import Canceller
 from .health import Health
-from .packages import packages_for
-from .packer import Packer
-from .resources import Place
+from .pools.resources import Place
+from .sending.packages import packages_for
+from .sending.packer import Packer
+from .sending.work import Chunk
 from .session import Session, connected
 from .submitter import Submitter
 from .watcher import Watcher
-from .work import Chunk
 
 if TYPE_CHECKING:
     from batchexec._azure.account import Account
@@ -135,9 +135,7 @@ class Engine:
     async def _serve(self, session: Session) -> None:
         """Run chunks until the end is asked for and nothing is pending."""
         board = self.board
-        packer = Packer(
-            session.job_id, session.key, session.store, self._config.source_limit_mb, self._packages
-        )
+        packer = Packer(session.job_id, session.key, session.store, self._config.source_limit_mb, self._packages)
         submitter = Submitter(board, session, packer)
         watcher = Watcher(board, session)
         loops: list[Coroutine[Any, Any, None]] = [

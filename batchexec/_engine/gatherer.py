@@ -8,12 +8,12 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from . import destinations, outcomes
 from .board import Board
-from .collector import Brought, Collector, read
-from .leaving import Leaver
+from .results import destinations, outcomes
+from .results.collector import Brought, Collector, read
+from .results.leaving import Leaver
+from .sending.work import Chunk
 from .session import Session
-from .work import Chunk
 
 Ask = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 

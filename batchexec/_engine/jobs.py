@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from batchexec._engine import outcomes
 from batchexec._engine.account import azure_account
-from batchexec._engine.collector import Brought, Collector, read
-from batchexec._engine.destinations import template
+from batchexec._engine.results import outcomes
+from batchexec._engine.results.collector import Brought, Collector, read
+from batchexec._engine.results.destinations import template
 from batchexec._engine.session import connected
 from batchexec._wire import envelope, names
 from batchexec.config import BatchConfig

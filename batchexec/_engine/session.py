@@ -19,11 +19,12 @@ from batchexec._wire import names
 from batchexec.config import BatchConfig
 from batchexec.errors import ConfigError, PoolError, ServiceError
 
-from . import command, images, pool, resources, workerzip
-from .needs import Needs
-from .packages import Packages
-from .resources import Place
-from .scaling import Scaling
+from .pools import images, pool, resources
+from .pools.resources import Place
+from .pools.scaling import Scaling
+from .sending import command, workerzip
+from .sending.needs import Needs
+from .sending.packages import Packages
 
 if TYPE_CHECKING:
     import aiohttp

@@ -21,9 +21,9 @@ from batchexec.errors import (
 )
 
 from .board import Board
-from .packer import PACK_BYTES, Packed, Packer, task_spec
+from .sending.packer import PACK_BYTES, Packed, Packer, task_spec
+from .sending.work import Chunk
 from .session import Session
-from .work import Chunk
 
 _SETTLE = 0.001  # seconds without a new submit after which the batch goes
 _SETTLE_MOST = 0.005

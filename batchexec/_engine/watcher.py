@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from batchexec._wire import names
 from batchexec.errors import AuthenticationError, ServiceError
 
-from . import outcomes, verdicts
 from .board import Board
+from .results import outcomes, verdicts
+from .sending.work import Chunk
 from .session import Session
 from .shelves import Shelves
-from .work import Chunk
 
 if TYPE_CHECKING:
     from .gatherer import Gatherer

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from batchexec._engine.work import Chunk
+    from batchexec._engine.sending.work import Chunk
     from batchexec.futures import Delivery
 
 _log = logging.getLogger("batchexec")

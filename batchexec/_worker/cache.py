@@ -78,12 +78,12 @@ class NodeCache:
 
     def _alone(self, digest: str) -> ContextManager[int]:
         """One task of this node fetches it, and its siblings wait."""
-        from . import locks
+        from .files import locks
 
         return locks.held(os.path.join(self.directory, "locks", digest))
 
     def _make_room(self, size: int) -> None:
-        from . import room
+        from .files import room
         from .task import Refusal
 
         try:

@@ -15,9 +15,9 @@ from . import cache, logs, surroundings
 from .store import Store, StoreError
 
 if TYPE_CHECKING:
-    from .files import NodeFiles
-    from .installer import Made
+    from .files.placing import NodeFiles
     from .outputs import Attachments
+    from .packages.installer import Made
 
 
 _ENVIRONMENT = f"{__package__}.environment"  # loaded where a task has one
@@ -210,7 +210,7 @@ def _run_chunk(
 
     started = time.perf_counter()
     if chunk["environment"] or _ENVIRONMENT in sys.modules:  # there already: in a process that stays
-        from . import environment
+        from .packages import environment
 
         environment.enter(task, chunk["environment"])
     try:
@@ -259,7 +259,7 @@ def _run_chunk(
 def _preloadable(task: Task, chunk: dict[str, Any]) -> list[str]:
     """The modules that tasks find in the image itself: those of an environment are for its own tasks only."""
     if chunk["environment"]:
-        from . import environment
+        from .packages import environment
 
         if not environment.is_enough(task, chunk["environment"]):
             return []
@@ -269,7 +269,8 @@ def _preloadable(task: Task, chunk: dict[str, Any]) -> list[str]:
 
 def _place_files(task: Task, said: dict[str, Any]) -> None:
     """The sets of files that the chunk names are within reach, and its own are placed in the working directory."""
-    from . import context, files
+    from . import context
+    from .files import placing as files
 
     task.files = files.NodeFiles(task.cache.directory, task.store, said["sets"], task.cache.listing)
     if context.current is None or context.current.task is not task:

@@ -109,9 +109,10 @@ class TaskRoutes:
         if id in job.tasks:
             raise BatchError("TaskExists")
         for name, code in (("jobPreparationTask", "Preparation"), ("jobReleaseTask", "Release")):
-            if name in job.body and id == (
-                job.body[name].get("id") or (PREP if code == "Preparation" else RELEASE)
-            ).lower():
+            if (
+                name in job.body
+                and id == (job.body[name].get("id") or (PREP if code == "Preparation" else RELEASE)).lower()
+            ):
                 raise BatchError(f"TaskIdSameAsJob{code}Task")
         if body.get("dependsOn") and not job.body.get("usesTaskDependencies"):
             raise BatchError("TaskDependenciesNotSpecifiedOnJob")
@@ -174,7 +175,6 @@ class TaskRoutes:
             raise BatchError("TaskSucceeded")
         self._scheduler.reactivate(task)
         return done(204, call, task)
-
 
     def subtasks(self, call: Call) -> web.Response:
         """None: there are no multi-instance tasks, and of others the list is empty."""

@@ -270,9 +270,7 @@ POOL = Shape(
 )
 _POOL_KEPT = ("id", "resizeTimeout", "targetDedicatedNodes", "targetLowPriorityNodes", "enableAutoScale")
 _POOL_AUTOSCALE = ("autoScaleFormula", "autoScaleEvaluationInterval")
-POOL_PATCH = Shape(
-    {}, {name: check for name, check in POOL.checks.items() if name not in _POOL_KEPT + _POOL_AUTOSCALE}
-)
+POOL_PATCH = Shape({}, {name: check for name, check in POOL.checks.items() if name not in _POOL_KEPT + _POOL_AUTOSCALE})
 DEALLOCATION = one_of("requeue", "terminate", "taskcompletion", "retaineddata")
 RESIZE = Shape(
     {},

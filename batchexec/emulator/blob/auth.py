@@ -100,9 +100,7 @@ class Authority:
             return self._check_sas(request, now)
         authorization = request.headers.get("Authorization")
         if authorization is None:
-            raise BlobError(
-                "NoAuthenticationInformation", headers={"WWW-Authenticate": f"SharedKey {self.account}"}
-            )
+            raise BlobError("NoAuthenticationInformation", headers={"WWW-Authenticate": f"SharedKey {self.account}"})
         if authorization[:7].lower() == "bearer ":
             return self._check_bearer(request, authorization[7:], now)
         # The service also refuses a date more than 15 minutes off. Clients sign with the real time while our
@@ -148,9 +146,7 @@ class Authority:
         if "b" not in query["ss"]:
             raise BlobError("AuthorizationServiceMismatch")
         kinds = query.get("srt", "")
-        return Access(
-            permissions, f"{kinds}l" if "c" in kinds else kinds, "AuthorizationResourceTypeMismatch"
-        )
+        return Access(permissions, f"{kinds}l" if "c" in kinds else kinds, "AuthorizationResourceTypeMismatch")
 
     def _account_sas_text(self, query: Mapping[str, str]) -> str:
         fields = ["sp", "ss", "srt", "st", "se", "sip", "spr", "sv"]
@@ -220,9 +216,7 @@ def shared_key_text(account: str, request: Signed) -> str:
     lines = [request.method, *(get(name, "") for name in _SIGNED_HEADERS)]
     if lines[3] == "0":
         lines[3] = ""
-    custom = {
-        lower: value for name, value in request.headers.items() if (lower := name.lower())[:5] == "x-ms-"
-    }
+    custom = {lower: value for name, value in request.headers.items() if (lower := name.lower())[:5] == "x-ms-"}
     if "x-ms-date" in custom:
         lines[6] = ""
     lines += (f"{name}:{custom[name].strip()}" for name in _header_order(tuple(custom)))

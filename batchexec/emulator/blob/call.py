@@ -132,9 +132,7 @@ def split_path(raw_path: str) -> tuple[str, str, str]:
     """`/account/container/blob/with/slashes`, percent-encoded, as its three names; "" where absent."""
     parts = [*raw_path.split("/", 3)[1:], "", "", ""]
     try:
-        account, container, blob = (
-            unquote(part, errors="strict") if "%" in part else part for part in parts[:3]
-        )
+        account, container, blob = (unquote(part, errors="strict") if "%" in part else part for part in parts[:3])
     except UnicodeDecodeError:
         raise BlobError("InvalidUri") from None
     if len(blob) > _MAX_NAME:

@@ -48,8 +48,7 @@ _KNOWN: dict[str, tuple[int, str]] = {
     "IncompleteBody": (400, "The request body ended before Content-Length bytes were received."),
     "InvalidAuthenticationInfo": (
         401,
-        "Server failed to authenticate the request. Please refer to the information in the www-authenticate "
-        "header.",
+        "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
     ),
     "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
     "InvalidBlockList": (400, "The specified block list is invalid."),
@@ -82,8 +81,7 @@ _KNOWN: dict[str, tuple[int, str]] = {
     "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
     "NoAuthenticationInformation": (
         401,
-        "Server failed to authenticate the request. Please refer to the information in the "
-        "www-authenticate header.",
+        "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
     ),
     "NotImplemented": (501, "The requested operation is not implemented by this local service."),
     "OutOfRangeInput": (400, "One of the request inputs is out of range."),

@@ -59,9 +59,7 @@ async def copy_blob(call: Call) -> web.StreamResponse:
     metadata, extra = call.metadata(), call.tier()
     source = copy_source(call)
     put = "x-ms-blob-type" in call.headers  # Put Blob From URL
-    content = source.content | (
-        content_properties(call.headers, source.content["Content-Type"]) if put else {}
-    )
+    content = source.content | (content_properties(call.headers, source.content["Content-Type"]) if put else {})
     copied = {} if put else _copied(call, source.size)
     blob = commit(call, source.pieces, content, metadata or source.metadata, source.blocks, extra | copied)
     if put:
@@ -130,9 +128,7 @@ def commit(
 
 def content_properties(headers: Mapping[str, str], default_type: str | None = None) -> dict[str, str]:
     """The content headers of a write, as they are stored with the blob."""
-    stored = {
-        "Content-Type": headers.get("x-ms-blob-content-type") or default_type or "application/octet-stream"
-    }
+    stored = {"Content-Type": headers.get("x-ms-blob-content-type") or default_type or "application/octet-stream"}
     for header, name in _CONTENT_HEADERS.items():
         value = headers.get(header) or headers.get(name)
         if value:
@@ -163,9 +159,7 @@ async def set_properties(call: Call) -> web.StreamResponse:
     return call.respond(200, stamp(_changed(call, content=content)))
 
 
-def _changed(
-    call: Call, *, metadata: dict[str, str] | None = None, content: dict[str, str] | None = None
-) -> Blob:
+def _changed(call: Call, *, metadata: dict[str, str] | None = None, content: dict[str, str] | None = None) -> Blob:
     """The blob with other metadata or properties put in its place; the staged blocks stay."""
     check_combination(call.headers)
     container = call.container()

@@ -218,9 +218,7 @@ def _refusal(method: str, error: BlobError, reply: dict[str, str], now: datetime
     if method == "HEAD" or error.status == 304:
         return web.Response(status=error.status, headers=headers)
     headers["Content-Type"] = "application/xml"
-    return web.Response(
-        status=error.status, headers=headers, body=error.xml(reply["x-ms-request-id"], now.isoformat())
-    )
+    return web.Response(status=error.status, headers=headers, body=error.xml(reply["x-ms-request-id"], now.isoformat()))
 
 
 def _unknown(level: str, restype: str, comp: str, method: str) -> BlobError:

@@ -184,7 +184,5 @@ def _make_key(path: Path) -> None:
     made = rsa.generate_private_key(65537, 2048)
     write_secret(
         path,
-        made.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )

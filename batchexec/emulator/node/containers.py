@@ -159,6 +159,4 @@ def invalid(reason: str) -> CannotStart:
 
 def no_image(reason: str) -> CannotStart:
     """An image that cannot be had, on a task or a node: as quoted in Azure/Batch#122 and nextflow-io/nextflow#2099."""
-    return CannotStart(
-        "ContainerInvalidImage", NO_IMAGE, ContainerImage=reason
-    )
+    return CannotStart("ContainerInvalidImage", NO_IMAGE, ContainerImage=reason)

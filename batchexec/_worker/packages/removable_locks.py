@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import locks
+from batchexec._worker.files import locks
 
 _PAUSE = 0.1  # seconds between two looks at a lock
 

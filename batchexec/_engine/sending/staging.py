@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from batchexec._source.files import BlobTree, FileEntry, FileSet, relative
+from batchexec._source.files.sets import BlobTree, FileEntry, FileSet, relative
 from batchexec._wire import envelope, files, names
 from batchexec.errors import FilesError, ServiceError
 

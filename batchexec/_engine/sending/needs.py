@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from batchexec._source.files import FileSet
+    from batchexec._source.files.sets import FileSet
 
 
 class Node(NamedTuple):
@@ -47,6 +47,6 @@ def files_of(given: tuple[Any, ...]) -> FileSet | None:
     """The set of files that `files=` names. Raises FilesError."""
     if not given:
         return None
-    from batchexec._source.files import file_set
+    from batchexec._source.files.sets import file_set
 
     return file_set(given)

@@ -11,8 +11,9 @@ import time
 from typing import Any, Callable, NamedTuple, Optional
 
 from batchexec._wire import names
+from batchexec._worker import patterns
 
-from . import patterns, processes
+from . import processes
 
 APP = names.APP_PLACE
 TAIL_BYTES = 1024 * 1024  # of standard output and error, kept with the result
@@ -35,7 +36,7 @@ class Surroundings(NamedTuple):
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
     """On a node: what a Command's items are sent to. `spec` is made by the client, as `perform` reads it."""
-    from . import context
+    from batchexec._worker import context
 
     current = context.current
     assert current is not None
@@ -123,8 +124,7 @@ def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
 def _unpacked_once(current: Any, set_id: str, name: str) -> str:
     """Once per node and job: in the job's own directory there, and with that it goes."""
     from batchexec._wire import archives
-
-    from . import locks  # for POSIX only, which a client need not be
+    from batchexec._worker.files import locks
 
     target = os.path.join(current.task.cache.directory, f"app-{set_id}")
     if not os.path.isdir(target):

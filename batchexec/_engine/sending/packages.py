@@ -14,8 +14,8 @@ from batchexec.config import BatchConfig
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
-    from batchexec._source.plans import Plan
-    from batchexec._source.requirements_files import Wanted
+    from batchexec._source.packages.plans import Plan
+    from batchexec._source.packages.requirements_files import Wanted
 
 
 @dataclass(eq=False)
@@ -116,7 +116,7 @@ class Packages:
 
     def _needs_of(self, reached: Reached) -> _Needs | RequirementsError:
         """What it needs, of which is known that a node can have it."""
-        from batchexec._source import packages
+        from batchexec._source.packages import needed as packages
 
         if reached not in self._needs:
             try:
@@ -149,13 +149,13 @@ class Packages:
 
     def plan(self, modules: frozenset[str], own: frozenset[str]) -> Plan:
         """What nodes must have for these third-party modules, and for the projects of the user's `own`."""
-        from batchexec._source import packages
+        from batchexec._source.packages import needed as packages
 
         return packages.plan(self._wanted(), modules, own, self._local)
 
     def of_plan(self, plan: Plan, check: bool = True) -> Environment:
         """The environment that a plan describes. Without `check`, also where an interpreter has it all."""
-        from batchexec._source import wheels
+        from batchexec._source.packages import wheels
 
         installer = wheels.installer()
         contents = [*plan.wheels.values(), *installer.values()]
@@ -177,7 +177,7 @@ class Packages:
 
     def _wanted(self) -> Wanted:
         """What the settings ask for, with the files that they name read once."""
-        from batchexec._source import requirements_files
+        from batchexec._source.packages import requirements_files
 
         if self._read is None:
             try:

@@ -6,11 +6,10 @@ import math
 import signal
 from typing import Any, NamedTuple
 
+from batchexec._engine.sending.needs import Needs
+from batchexec._engine.sending.work import Chunk
 from batchexec._wire import envelope, names
 from batchexec.errors import ResultStoreError, TamperedError, TaskError, TaskTerminatedError, WorkerCrashedError
-
-from .needs import Needs
-from .work import Chunk
 
 LOG_HEAD_BYTES = 8 + 4 * names.TAIL_BYTES  # of a log blob: enough for its signed head with both tails
 

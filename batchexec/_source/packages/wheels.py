@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from batchexec._source.distributions import Installed, find
+from batchexec._source.packages.distributions import Installed, find
 from batchexec.errors import RequirementsError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can tell
@@ -179,7 +179,7 @@ def _reread(path: str) -> Wheel:
 
 def _backend_here(path: str) -> bool:
     """Whether this interpreter has what builds the project, so that nothing needs to be downloaded."""
-    from batchexec._source.requirements_files import build_requires
+    from batchexec._source.packages.requirements_files import build_requires
 
     if not os.path.isdir(path):
         return False

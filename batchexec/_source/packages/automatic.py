@@ -7,13 +7,13 @@ import os
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from batchexec._source import requirements_files as files
-from batchexec._source import wheels
-from batchexec._source.distributions import Installed, find, owners, projects
 from batchexec._source.modules import locate
-from batchexec._source.plans import Plan, applies
+from batchexec._source.packages import requirements_files as files
+from batchexec._source.packages import wheels
+from batchexec._source.packages.distributions import Installed, find, owners, projects
+from batchexec._source.packages.plans import Plan, applies
+from batchexec._source.packages.requirements_files import Wanted
 from batchexec._source.reach import local_closure
-from batchexec._source.requirements_files import Wanted
 from batchexec.errors import RequirementsError
 
 _NEVER = frozenset({"batchexec", "cloudpickle"})  # which the worker brings itself

@@ -47,9 +47,9 @@ def build(*, compressed: bool = True) -> tuple[str, bytes]:
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
-    package = Path(__file__).parent.parent
-    files = [path for folder in (package, *(package / room for room in _ROOMS)) for path in folder.glob("*.py")]
-    for path in (*files, *(package / name for name in _ALSO)):
+    package = Path(__file__).parent.parent.parent
+    rooms = [path for room in _ROOMS for path in (package / room).rglob("*.py")]
+    for path in (*package.glob("*.py"), *rooms, *(package / name for name in _ALSO)):
         if path.name not in _NOT:
             yield path.relative_to(package.parent).as_posix(), path
     pickler = Path(cloudpickle.__file__).parent

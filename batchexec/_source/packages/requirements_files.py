@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
-    from batchexec._source.wheels import Wheel
+    from batchexec._source.packages.wheels import Wheel
 
 _ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
 _INDEX_OPTIONS = ("-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", "--find-links")
@@ -51,7 +51,7 @@ class Wanted:
 
     def wheel(self, path: str) -> Wheel:
         """That of a project or archive; built once. Raises RequirementsError."""
-        from batchexec._source.wheels import built
+        from batchexec._source.packages.wheels import built
 
         if path not in self.wheels:
             self.wheels[path] = built(path)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from batchexec._engine.sending.work import Chunk
 from batchexec.futures import Delivery, Finished, Outcome
-
-from .work import Chunk
 
 
 def finished(chunk: Chunk, finish: Callable[[Finished], Outcome], delivery: Delivery) -> list[Outcome]:

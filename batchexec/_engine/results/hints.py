@@ -28,7 +28,7 @@ def missing_module(name: str) -> str | None:
         )
     if what is not Kind.INSTALLED:
         return None
-    from batchexec._source.distributions import owners
+    from batchexec._source.packages.distributions import owners
 
     file = locate(name)
     owner = owners([file])[file] if file else None

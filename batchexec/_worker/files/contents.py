@@ -10,10 +10,10 @@ import stat
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from batchexec._wire import files
+from batchexec._worker.store import Store, StoreError
+from batchexec._worker.task import Refusal
 
 from . import locks, room
-from .store import Store, StoreError
-from .task import Refusal
 
 # The time of change that a checked file gets: when it has another one, a task has written to it.
 CHECKED = 1_000_000_000

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from batchexec._source import requirements_files as files
-from batchexec._source.automatic import Automatic
-from batchexec._source.plans import Plan, applies
+from batchexec._source.packages import requirements_files as files
+from batchexec._source.packages.automatic import Automatic
+from batchexec._source.packages.plans import Plan, applies
+from batchexec._source.packages.requirements_files import Wanted
 from batchexec._source.reach import Reached, local_closure, unloaded_imports
-from batchexec._source.requirements_files import Wanted
 from batchexec.errors import RequirementsError
 
 

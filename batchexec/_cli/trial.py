@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from batchexec._source import packages, scripts
+from batchexec._engine.sending import workerzip
+from batchexec._engine.sending.packages import Packages
+from batchexec._source.packages import needed as packages
+from batchexec._source.packages import scripts
 from batchexec._wire import names
 from batchexec.config import BatchConfig
 from batchexec.errors import RequirementsError
-
-from . import workerzip
-from .packages import Packages
 
 _IMPORT_SECONDS = 300
 
@@ -26,7 +26,7 @@ _INSTALL = """
 import json, os, sys
 pyz, blobs, digest, root = sys.argv[1:]
 sys.path.insert(0, pyz)
-from batchexec._worker import environment
+from batchexec._worker.packages import environment
 def blob(digest):
     with open(os.path.join(blobs, digest), "rb") as file:
         return file.read()

@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from batchexec._wire import files
 from batchexec._wire.envelope import BadEnvelope
+from batchexec._worker.store import Store
+from batchexec._worker.task import Refusal
 
 from . import locks, room
 from .contents import CHECKED, Content, Contents, content, intact, unavailable
-from .store import Store
-from .task import Refusal
 
 _TRIES = 5  # of a content that goes again before it is placed: others need the room, or write to it
 _CANNOT_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS))

@@ -15,8 +15,9 @@ from .installer import Made, Say, Work, has_all, image_paths, install
 from .pip_settings import PipSettings
 
 if TYPE_CHECKING:
+    from batchexec._worker.task import Task
+
     from .node_environments import NodeEnvironments
-    from .task import Task
 
 __all__ = ["InstallError", "Made", "enter", "is_enough", "prepare"]
 
@@ -31,7 +32,7 @@ def enter(task: Task, digest: str | None) -> None:
     Installs them where no task of this node has done so; waits where one is at it. Raises Refusal ("requirements")
     where they cannot be had, StartPlainly where this process cannot load them any more.
     """
-    from .task import StartPlainly
+    from batchexec._worker.task import StartPlainly
 
     global _entered
     if _entered is not None and _entered[0] != digest:
@@ -51,8 +52,7 @@ def enter(task: Task, digest: str | None) -> None:
 
 def _found(task: Task, digest: str) -> Made:
     from batchexec._wire.envelope import BadEnvelope
-
-    from .task import Refusal
+    from batchexec._worker.task import Refusal
 
     def read() -> dict[str, Any]:
         spec: dict[str, Any] = json.loads(bytes(task.cache.data(digest)))
@@ -162,7 +162,7 @@ def _root(task: Task) -> str:
 
 
 def _environments(root: str, job: str, say: Say) -> NodeEnvironments:
-    from .node_environments import NodeEnvironments  # loads fcntl, which clients need not have
+    from .node_environments import NodeEnvironments
 
     return NodeEnvironments(root, job, say)
 
@@ -199,7 +199,7 @@ def _refuse_what_is_loaded(site: str, is_forked: bool) -> None:
     if not loaded:
         return
     if is_forked:
-        from .task import StartPlainly
+        from batchexec._worker.task import StartPlainly
 
         raise StartPlainly
     for name in loaded:  # by the interpreter itself at its start, as files of the image told it

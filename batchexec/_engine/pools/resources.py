@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from batchexec._engine.sending.needs import Node
 from batchexec.config import BatchConfig, sizes
 from batchexec.errors import ConfigError
-
-from .needs import Node
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batchexec._engine import shared
+from batchexec._engine.sending import shared
 from batchexec._source import Reached, dumps_recording
 from batchexec._wire import envelope, payload
 from batchexec.errors import PayloadError, PicklingError, SourceError
@@ -18,7 +18,7 @@ from .packages import Environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchexec._source.files import FileSet
+    from batchexec._source.files.sets import FileSet
     from batchexec.futures import ChunkFuture, Finished, Outcome
 
 _INLINE_BYTES = 4096  # a callable up to this size is repeated in each chunk, which saves its reading

@@ -1,0 +1,1 @@
+"""What goes to the nodes: calls and chunks as bytes, their files and packages, the worker itself."""

@@ -1,0 +1,1 @@
+"""What the joblib backend is made of."""

@@ -1,0 +1,1 @@
+"""The user's files: found, hashed, in sets that travel."""

@@ -1,0 +1,1 @@
+"""The packages that callables need: found, pinned, built into wheels."""

@@ -1,0 +1,1 @@
+"""Staged files on a node: fetched once, checked, placed into working directories."""

@@ -1,0 +1,1 @@
+"""Packages on a node: environments, made once and used by all jobs."""

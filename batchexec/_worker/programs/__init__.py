@@ -1,0 +1,1 @@
+"""Programs on a node: their processes, their directories, what they leave."""
