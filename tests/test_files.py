@@ -283,17 +283,22 @@ def test_a_file_that_changes_before_it_is_sent_fails_what_needs_it(
     here = tree({"steady": "1"})
     (here / "moving").write_bytes(bytes(size))
     with BatchExecutor(**settings) as executor:
-        executor._files = file_set(["moving", "steady"])
+        look_again(executor, "moving", "steady")
         (here / "moving").write_bytes(b"x" * size)
         with pytest.raises(FilesError, match="moving' was changed"):
             executor.submit(look).result(30)
-        executor._files = file_set(["moving", "steady"])
+        look_again(executor, "moving", "steady")
         assert len(executor.submit(look).result(30)) == 2
         (here / "steady").write_text("2")
-        executor._files = file_set(["steady"])
+        look_again(executor, "steady")
         (here / "steady").unlink()
         with pytest.raises(FilesError, match="steady' cannot be read any more"):
             executor.submit(look).result(30)
+
+
+def look_again(executor: BatchExecutor, *names: str) -> None:
+    """Have the executor see these files as they are now: it looks at those of its configuration once."""
+    executor._files, executor._needs = file_set([*names]), None
 
 
 def requests(account: Account, *patterns: dict[str, str]) -> list[int]:
