@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ._wire import seeds
+from .errors import InitializerError
 from .futures import ChunkFuture, Outcome
 
 
@@ -26,6 +27,26 @@ class LocalCall:
         kwargs = {name: opened(value) for name, value in self._kwargs.items()}
         with seeds.borrowed(self._seed, self._item):
             return self._fn(*args, **kwargs)
+
+
+class Initialization:
+    """The initializer, called once before the first call in this process; one that raised is not called again."""
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self.failed: InitializerError | None = None
+        self._initializer = initializer
+        self._initargs = initargs
+
+    def begin(self) -> None:
+        """Raises InitializerError."""
+        if self._initializer is None:
+            return
+        try:
+            self._initializer(*self._initargs)
+        except Exception as error:
+            self.failed = InitializerError(f"the initializer raised {type(error).__name__}: {error}")
+            raise self.failed from error
+        self._initializer = None
 
 
 def run_now(future: ChunkFuture[Any], call: Callable[[], Any]) -> None:

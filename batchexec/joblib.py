@@ -77,7 +77,7 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
         if self._executor.where == "inline":
             return 1
         # What has one job, joblib runs in this very process: a single slot is given two, one after the other.
-        most = max(2, self._executor._at_once)
+        most = max(2, self._executor._caller.capacity.at_once)
         if n_jobs is None or n_jobs == -1:
             return most
         return min(n_jobs, most) if n_jobs > 0 else max(1, most + 1 + n_jobs)
@@ -145,9 +145,9 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
         from ._joblib.batches import Batches
         from ._worker.parallel import ParallelCall
 
-        executor = self._executor
+        caller = self._executor._caller
         jobs = self.effective_n_jobs(parallel.n_jobs)
-        cores = executor._resources()["threads"] or 1
+        cores = caller.capacity.resources()["threads"] or 1
         run = ParallelCall(cores, self.inner_max_num_threads, self._mapped_bytes[parallel])
         known = weakref.ref(parallel)
 
@@ -155,5 +155,5 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
             parallel = known()
             return parallel is None or parallel._aborting
 
-        at_once = jobs if jobs < executor._at_once else None
-        return Batches(executor, run, unwanted, jobs, at_once, gather=parallel.batch_size == "auto")
+        at_once = jobs if jobs < caller.capacity.at_once else None
+        return Batches(caller, run, unwanted, jobs, at_once, gather=parallel.batch_size == "auto")

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers_service import processes_of, until
+from helpers_service import Account, processes_of, service, until
 
 IMAGE = "localhost/batchexec-base:3.11"
 WORKER_IMAGE = "localhost/batchexec-worker:3.11"  # what Dockerfile makes of it
@@ -19,6 +21,14 @@ PYTHON = (3, 11)  # of the images
 MARKER = "/etc/batchexec-image"  # a file that only the image has
 COMMAND = "podman --runtime runc"  # wherever another is podman's default
 OPTIONS = ("--containers", "podman", "--container-command", COMMAND)
+
+
+for_tests = [  # marks of modules that run pickled functions in these images
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.version_info[:2] != PYTHON, reason=f"pickled functions go to the Python of {IMAGE} only, {PYTHON}"
+    ),
+]
 
 
 def missing(image: str = IMAGE) -> str:
@@ -53,6 +63,20 @@ def left_in(root: Path) -> list[str]:
     listed = json.loads(podman("ps", "--all", "--format", "json"))
     containers = [found["Id"] for found in listed if str(root) in str(found["Mounts"])]
     return containers + list(processes_of(str(root)).values())
+
+
+@contextmanager
+def container_service(root: Path, *options: str) -> Iterator[Account]:
+    """The account of a service, with `root` as its directory, that runs tasks in containers; none of them is left."""
+    need_containers()
+    with service(*OPTIONS, *options, root=root) as account:
+        yield account
+    assert not left_in(root)
+
+
+def on(image: str = IMAGE, **more: Any) -> dict[str, Any]:
+    """Settings for a pool of one node with two slots, whose tasks run in containers of the image."""
+    return {"python": "python3", "image": image, "slots": 2, "max_nodes": 1, "requirements": None, **more}
 
 
 @contextmanager

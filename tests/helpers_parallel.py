@@ -50,4 +50,5 @@ def span(seconds: float) -> tuple[float, float]:
 
 
 def sleep_as(mark: str) -> None:
-    os.execlp("sleep", "sleep", "60", mark)
+    """As a process that is known by the mark."""
+    os.execlp("sleep", mark, "60")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
+import importlib
 import io
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 
@@ -67,6 +69,21 @@ def installed(site_packages: Path, made: Path, **origin: str) -> None:
 def options(folder: Path) -> list[str]:
     """What has an installer find wheels in `folder`, and look nowhere else."""
     return ["--no-index", "--find-links", str(folder)]
+
+
+@contextlib.contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """Have the directory on sys.path in the block. What was imported from it goes again."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
 
 
 _BACKEND = """

@@ -47,6 +47,7 @@ def test_a_mistake_of_configuration_is_one_line_not_a_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_gets_the_scores_of_the_plain_loop_and_says_what_it_took() -> None:
     done = run("demo", "--small", "--workers", "2")
     assert done.returncode == 0, done.stderr

@@ -5,39 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_containers import IMAGE, MARKER, OPTIONS, PYTHON, left_in, need_containers
-from helpers_service import Account, processes_of, service
+from helpers_containers import MARKER, container_service, for_tests, on
+from helpers_service import Account, processes_of
 
 from batchexec import BatchExecutor, Command
 from batchexec.errors import CommandFailed
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        sys.version_info[:2] != PYTHON, reason=f"pickled functions go to the Python of {IMAGE} only, {PYTHON}"
-    ),
-]
+pytestmark = for_tests
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    need_containers()
-    root = tmp_path_factory.mktemp("service")
-    with service(*OPTIONS, root=root) as running:
+    with container_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-    assert not left_in(root)
 
 
 @pytest.fixture
 def settings(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
-    return {**account.settings, "python": "python3", "image": IMAGE, "slots": 2, "max_nodes": 1, "echo": False}
+    return account.settings | on(echo=False)
 
 
 def test_a_sweep_runs_in_containers(settings: dict[str, Any]) -> None:

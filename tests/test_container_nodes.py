@@ -13,35 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_containers import IMAGE, MARKER, OPTIONS, PYTHON, left_in, need_containers
+from helpers_containers import IMAGE, MARKER, OPTIONS, container_service, for_tests, need_containers, on
 from helpers_in_container import hold, invert, look_around
 from helpers_secure import running
-from helpers_service import Account, processes_of, scrubbed, service, until
+from helpers_service import Account, processes_of, scrubbed, until
 from helpers_work import die, double
 
 from batchexec import BatchExecutor
 from batchexec.errors import NodeError, TaskError, TaskTerminatedError, WorkerCrashedError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        sys.version_info[:2] != PYTHON, reason=f"pickled functions go to the Python of {IMAGE} only, {PYTHON}"
-    ),
-]
+pytestmark = for_tests
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    need_containers()
-    root = tmp_path_factory.mktemp("service")
-    with service(*OPTIONS, root=root) as running:
+    with container_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-    assert not left_in(root)
 
 
 @pytest.fixture(scope="module")
 def settings(account: Account) -> dict[str, Any]:
-    return {**account.settings, "python": "python3", "image": IMAGE, "slots": 2, "max_nodes": 1}
+    return account.settings | on()
 
 
 def test_a_map_runs_in_containers(settings: dict[str, Any]) -> None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from batchexec import _cli
+from batchexec import BatchConfig, BatchExecutor, Command, _cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "examples" / "README.md"]
 README = PAGES[0].read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+SNIPPETS = [
+    pytest.param(code, id=f"{page.stem}-{number}")
+    for page in PAGES[2:]
+    for number, code in enumerate(blocks("python", page.read_text(encoding="utf-8")))
+]
+PROGRAMS = [snippet for snippet in SNIPPETS if "with BatchExecutor(" in str(snippet.values[0])]
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[-1].strip())
@@ -27,6 +38,29 @@ def test_a_program_in_the_readme_runs_as_it_is(code: str, tmp_path: Path) -> Non
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_a_program_in_the_pages_runs_as_it_is(code: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "settings.ini").write_text("[model]")
+    (tmp_path / "script.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_what_the_pages_give_to_executors_and_commands_can_be_given(code: str) -> None:
+    known = {
+        "BatchExecutor": {field.name for field in fields(BatchConfig)} | {*signature(BatchExecutor).parameters},
+        "Command": {*signature(Command).parameters},
+    }
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            names = {keyword.arg for keyword in node.keywords}
+            assert names <= known.get(node.func.id, names)
 
 
 def test_the_commands_in_the_readme_exist() -> None:

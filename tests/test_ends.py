@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_scripts import Script
@@ -21,6 +22,11 @@ with BatchExecutor(max_workers=2) as ex:
 FAMILY = ("task0", "child0", "grandchild0", "task1", "child1", "grandchild1")
 
 Run = Callable[..., Script]
+
+
+def slow(*values: object) -> Any:
+    """A case that the quick tests leave out: it differs little from one that they have."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -49,13 +55,13 @@ def run(tmp_path: Path) -> Iterator[Run]:
     [
         ("with BatchExecutor() as ex: print(list(ex.map(work.double, range(3))))", 0, "[0, 2, 4]\n", ""),
         ("with BatchExecutor() as ex: list(ex.map(work.double, range(3))); 1 / 0", 1, "", "ZeroDivisionError"),
-        ("with BatchExecutor() as ex: list(ex.map(work.double, range(3))); sys.exit(5)", 5, "", ""),
-        ("with BatchExecutor() as ex: list(ex.map(len, [1]))", 1, "", "TypeError: object of type 'int' has no len"),
+        slow("with BatchExecutor() as ex: list(ex.map(work.double, range(3))); sys.exit(5)", 5, "", ""),
+        slow("with BatchExecutor() as ex: list(ex.map(len, [1]))", 1, "", "TypeError: object of type 'int' has no len"),
         # Without `with`, the interpreter waits for what was submitted.
         ("BatchExecutor().submit(work.double, 4).add_done_callback(lambda f: print(f.result()))", 0, "8\n", ""),
-        ("ex = BatchExecutor(); print(next(iter(ex.map(work.double, [4]))))", 0, "8\n", ""),
+        slow("ex = BatchExecutor(); print(next(iter(ex.map(work.double, [4]))))", 0, "8\n", ""),
         # An executor that was dropped finishes its work.
-        ("f = BatchExecutor().submit(work.double, 4); print(f.result(20))", 0, "8\n", ""),
+        slow("f = BatchExecutor().submit(work.double, 4); print(f.result(20))", 0, "8\n", ""),
         # One that was made and never used has started nothing.
         ("ex = BatchExecutor(); print(sys.exc_info()[0])", 0, "None\n", ""),
         ("t = threading.Thread(target=in_thread); t.start(); t.join()", 0, "8\n", ""),
@@ -93,7 +99,7 @@ print("drained")
 # Ctrl-C
 
 
-@pytest.mark.parametrize("how", ["process", "group"])
+@pytest.mark.parametrize("how", [slow("process"), "group"])
 def test_ctrl_c_ends_all_within_seconds(run: Run, how: str) -> None:
     script = run(SLEEPING)
     script.wait_for(*FAMILY)
@@ -238,7 +244,7 @@ with BatchExecutor(max_workers=2) as ex:
 # forked children
 
 
-@pytest.mark.parametrize("leaving", ["sys.exit(3)", "os._exit(3)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("leaving", ["sys.exit(3)", slow("os._exit(3)"), slow("raise KeyboardInterrupt")])
 def test_a_forked_child_that_ends_takes_nothing_with_it(run: Run, leaving: str) -> None:
     script = run(f"""
 with BatchExecutor(max_workers=1) as ex:
@@ -262,7 +268,7 @@ with BatchExecutor(max_workers=1) as ex:
 # sudden ends
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [slow(signal.SIGTERM), signal.SIGKILL, slow(signal.SIGHUP)])
 def test_a_killed_client_takes_all_with_it(run: Run, number: signal.Signals) -> None:
     script = run(SLEEPING)
     script.wait_for(*FAMILY)
@@ -301,7 +307,7 @@ def function(x):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGKILL])
 def test_a_fork_server_in_the_middle_of_its_preloading_ends_as_well(
     run: Run, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -298,7 +298,7 @@ def test_a_file_that_changes_before_it_is_sent_fails_what_needs_it(
 
 def look_again(executor: BatchExecutor, *names: str) -> None:
     """Have the executor see these files as they are now: it looks at those of its configuration once."""
-    executor._files, executor._needs = file_set([*names]), None
+    executor._caller._files, executor._caller._needs = file_set([*names]), None
 
 
 def requests(account: Account, *patterns: dict[str, str]) -> list[int]:

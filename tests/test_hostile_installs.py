@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -23,7 +24,7 @@ from helpers_index import PASSWORD, Index, index
 from helpers_packages import crash_in_environment, make_wheels, use_large, use_made, use_second, version_of
 from helpers_service import Account, processes_of, service, until
 from helpers_venv import Interpreter
-from helpers_wheels import installed, options, wheel
+from helpers_wheels import installed, on_path, options, wheel
 from helpers_work import double
 
 from batchexec import BatchExecutor
@@ -149,15 +150,18 @@ def test_two_jobs_at_once_install_once(settings: dict[str, Any], packages: Index
     assert len(packages.asked) == len({*packages.asked}) == 2
     assert not packages.arguments_seen
     assert not [text for seen in found for text in seen["environ"].values() if PASSWORD in text]
-    left = list(files_below(root))
+    left = dict(files_below(root))
     assert left
-    assert not [path for path in left if PASSWORD.encode() in path.read_bytes()]
+    assert not [path for path, data in left.items() if PASSWORD.encode() in data]
 
 
-def files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path) -> Iterator[tuple[Path, bytes]]:
     """All that a service has on its disk, payloads and logs and environments, but for what is being deleted."""
     for parent, _, names in os.walk(root):
-        yield from (path for name in names if (path := Path(parent, name)).is_file())
+        for path in (Path(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):  # the job has ended: its directories go
+                if path.is_file():
+                    yield path, path.read_bytes()
 
 
 def test_an_installation_that_is_killed_is_begun_anew(settings: dict[str, Any], packages: Index, root: Path) -> None:
@@ -245,22 +249,21 @@ def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, di
 
 
 def test_modules_that_the_fork_server_has_of_the_image_do_not_hide_those_of_an_environment(
-    settings: dict[str, Any], links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], links: Path, tmp_path: Path
 ) -> None:
     old = wheel(tmp_path / "old", "second", "0.5")
     installed(tmp_path / "site-packages", old)
-    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
-    second = importlib.import_module("second")
-    monkeypatch.setitem(sys.modules, "second", second)
-    own = {**settings, "python": interpreter(tmp_path / "older", old), "pip_options": options(links)}
-    with BatchExecutor(**{**own, "requirements": None}) as executor:
-        for _ in range(3):  # the node preloads the module once it has seen that it is used
-            assert executor.submit(version_of, second).result(60) == "0.5"
-    with BatchExecutor(**own) as executor:
-        assert list(executor.map(version_of, [second] * 3, chunksize=1)) == ["1.0"] * 3
-        crashed = executor.submit(crash_in_environment).exception(60)
-        assert isinstance(crashed, WorkerCrashedError)
-        assert "SIGSEGV" in str(crashed)
+    with on_path(tmp_path / "site-packages"):
+        second = importlib.import_module("second")
+        own = {**settings, "python": interpreter(tmp_path / "older", old), "pip_options": options(links)}
+        with BatchExecutor(**{**own, "requirements": None}) as executor:
+            for _ in range(3):  # the node preloads the module once it has seen that it is used
+                assert executor.submit(version_of, second).result(60) == "0.5"
+        with BatchExecutor(**own) as executor:
+            assert list(executor.map(version_of, [second] * 3, chunksize=1)) == ["1.0"] * 3
+            crashed = executor.submit(crash_in_environment).exception(60)
+            assert isinstance(crashed, WorkerCrashedError)
+            assert "SIGSEGV" in str(crashed)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux nodes")

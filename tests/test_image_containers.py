@@ -12,20 +12,14 @@ from typing import Any
 
 import pytest
 from emulator.registry import registry
-from helpers_containers import COMMAND, IMAGE, OPTIONS, PYTHON, WORKER_IMAGE, left_in, need_containers, podman
+from helpers_containers import COMMAND, IMAGE, WORKER_IMAGE, container_service, for_tests, need_containers, on, podman
 from helpers_resources import fitted, gpus_beside, whoami
-from helpers_service import service
 from helpers_work import double
 
 from batchexec import BatchExecutor, errors
 from batchexec._cli import main
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        sys.version_info[:2] != PYTHON, reason=f"pickled functions go to the Python of {IMAGE} only, {PYTHON}"
-    ),
-]
+pytestmark = for_tests
 
 
 @pytest.fixture(autouse=True)
@@ -41,27 +35,22 @@ def anybody_may_write() -> Iterator[None]:
     os.umask(before)
 
 
-def on(image: str, **more: Any) -> dict[str, Any]:
-    return {"python": "python3", "image": image, "slots": 2, "max_nodes": 1, "requirements": None, **more}
-
-
 @pytest.mark.parametrize("image", [IMAGE, WORKER_IMAGE])
 def test_tasks_run_as_a_user_that_the_image_does_not_know(image: str, anybody_may_write: None, tmp_path: Path) -> None:
     user = "--container-option=--user=12345:12345"
-    with service(*OPTIONS, user, root=tmp_path / "root") as account:
+    with container_service(tmp_path / "root", user) as account:
         with BatchExecutor(**account.settings | on(image)) as executor:
             for future in [executor.submit(whoami, number) for number in range(3)]:
                 assert future.result(60) == (12345, True, "kept at home")
             if image == WORKER_IMAGE:
                 assert executor.submit(fitted).result(60) == pytest.approx([1.0, 2.0, 3.0])
-    assert not left_in(tmp_path / "root")
 
 
 def test_gpus_are_shared_out_between_containers(tmp_path: Path) -> None:
     (together := tmp_path / "together").mkdir()
     size = {"vm_size": "Standard_NC48ads_A100_v4", "slots": 2}
     mount = f"--container-option=--volume={together}:{together}"
-    with service(*OPTIONS, mount, root=tmp_path / "root") as account:
+    with container_service(tmp_path / "root", mount) as account:
         with BatchExecutor(**account.settings | on(IMAGE, **size)) as executor:
             futures = [executor.submit(gpus_beside, str(together), str(number), 2) for number in range(2)]
             assert sorted(future.result(60) for future in futures) == ["0", "1"]
@@ -74,7 +63,7 @@ def test_a_private_registry_opens_by_the_password_of_a_file(tmp_path: Path, monk
         config.write_text(f'[[registry]]\nlocation = "{server}"\ninsecure = true\n')
         monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(config))
         said = {}
-        with service(*OPTIONS, root=tmp_path / "root") as account:
+        with container_service(tmp_path / "root") as account:
             for name, password in (("wrong", "wrong"), ("right", "pass: word\n")):
                 file = tmp_path / name
                 file.write_text(password)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_service import Account, service
+from helpers_wheels import options, wheel
 
 from batchexec import BatchExecutor
 from batchexec._wire import names
@@ -31,8 +34,9 @@ def executor(account: Account) -> Iterator[BatchExecutor]:
         yield executor
 
 
-def opened(account: Account) -> BatchExecutor:
-    return BatchExecutor(pool_id="fixed", create_pool=False, max_workers=1, progress=False, **account.settings)
+def opened(account: Account, **own: Any) -> BatchExecutor:
+    settings = {**account.settings, **own}
+    return BatchExecutor(pool_id="fixed", create_pool=False, max_workers=1, progress=False, **settings)
 
 
 def own_process(number: int) -> tuple[int, int]:
@@ -63,6 +67,18 @@ def test_each_chunk_has_its_own_secrets_streams_and_errors(executor: BatchExecut
         assert isinstance(error, ValueError)
         assert str(error) == f"not {number}"
         assert future.stdout() == f"before {number}\n"
+
+
+def is_there(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def test_packages_are_for_the_tasks_that_ask_for_them(account: Account, tmp_path: Path) -> None:
+    wheel(tmp_path, "asked-for")
+    with opened(account, requirements=["asked-for"], pip_options=options(tmp_path)) as executor:
+        assert executor.submit(is_there, "asked_for").result(60)
+    with opened(account) as executor:
+        assert not executor.submit(is_there, "asked_for").result(30)
 
 
 def test_a_crash_fails_its_own_chunk_only(account: Account) -> None:

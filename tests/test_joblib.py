@@ -217,7 +217,7 @@ def test_what_cannot_be_sent_is_an_error_of_the_call(ex: BatchExecutor) -> None:
 
 
 def test_parallel_calls_within_a_task_keep_to_its_cores(account: Account, ex: BatchExecutor) -> None:
-    cores = ex._resources()["threads"]
+    cores = ex._caller.capacity.resources()["threads"]
     kind = "ThreadingBackend" if cores > 1 else "SequentialBackend"
     assert Parallel()(delayed(within)() for _ in range(2)) == [(kind, cores, True, 2)] * 2
 

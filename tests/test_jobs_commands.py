@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers_service import Account, scrubbed, service
 
-from batchexec import BatchConfig, BatchExecutor
+from batchexec import BatchConfig, BatchExecutor, Command
 from batchexec._engine import jobs
 from batchexec.errors import PayloadError
 
@@ -90,6 +90,24 @@ def test_items_that_were_never_sent_are_among_those_fetched(
         (1, None, PayloadError),
         (2, "3", type(None)),
     ]
+
+
+def test_runs_of_commands_are_fetched_as_results(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    echo = Command("echo {n} > {out}/n.txt; echo {n}; exit {n}", shell=True, outputs={"out": "*.txt"}, when="always")
+    with BatchExecutor(**account.settings, pool_id=account.fixed_pool()) as executor:
+        assert len(list(executor.map(echo, [{"n": 0}, {"n": 3}], return_exceptions=True))) == 2
+        job = str(executor.stats().job_id)
+        done = command(account.environment(), "fetch", job, "--outputs", "files")
+    assert done.returncode == 0, done.stderr
+    (call, _, first, _), (_, _, second, error) = pickle.loads(Path(f"{job}.pickle").read_bytes())
+    assert (call, error) == ("echo", None)
+    assert [(one.exit_code, one.stdout) for one in (first, second)] == [(0, "0\n"), (3, "3\n")]
+    assert first.node_id
+    assert first.outputs == first.named["out"]
+    assert [path.read_text() for path in second.outputs] == ["3\n"]
 
 
 def test_a_job_of_the_local_service_is_no_more(tmp_path: Path) -> None:

@@ -22,10 +22,11 @@ from azure.storage.blob import generate_blob_sas
 from helpers_service import Account, service, until
 
 from batchexec._wire import files
-from batchexec._worker.files import locks, room
+from batchexec._worker import locks
+from batchexec._worker.files import room
 from batchexec._worker.files.placing import NodeFiles
+from batchexec._worker.refusals import Refusal
 from batchexec._worker.store import Store
-from batchexec._worker.task import Refusal
 
 LARGE = 1_500_000
 
@@ -255,7 +256,7 @@ def test_a_kept_set_goes_when_nobody_uses_it(account: Account, tmp_path: Path) -
     kept = Path(user.kept(staged.id))
     room.empty(str(cache))
     assert kept.is_dir()
-    os.close(user._held[staged.id])  # as the end of its process does
+    user._held[staged.id].release()  # as the end of its process does
     room.empty(str(cache))
     assert os.listdir(cache / "kept") == []
     assert os.listdir(cache / "files") == []
@@ -291,7 +292,7 @@ def test_one_that_is_killed_while_it_fetches_holds_up_nobody(account: Account, t
     sibling = threading.Thread(target=staged.place, args=(cache, tmp_path / "there"))
     sibling.start()
     name = hashlib.sha256(staged.names[0].encode()).hexdigest()
-    assert locks.take(str(cache / "locks" / name), wait=False) is None
+    assert locks.take_now(str(cache / "locks" / name)) is None
     os.kill(holder.pid, signal.SIGKILL)
     sibling.join(30)
     assert not sibling.is_alive()

@@ -10,30 +10,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers_containers import IMAGE, OPTIONS, PYTHON, WORKER_IMAGE, left_in, need_containers
+from helpers_containers import IMAGE, WORKER_IMAGE, container_service, for_tests, need_containers, on
 from helpers_packages import look_into_environment, use_published
-from helpers_service import Account, service
+from helpers_service import Account
 
 from batchexec import BatchExecutor
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        sys.version_info[:2] != PYTHON, reason=f"pickled functions go to the Python of {IMAGE} only, {PYTHON}"
-    ),
-]
+pytestmark = [*for_tests, pytest.mark.timeout(600)]
 
 NOBODY = "http://127.0.0.1:9"  # a proxy that is not there: who needs an index, fails
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    need_containers()
-    root = tmp_path_factory.mktemp("service")
-    with service(*OPTIONS, root=root) as running:
+    with container_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-    assert not left_in(root)
 
 
 def authorities() -> dict[str, str]:
@@ -45,8 +36,7 @@ def authorities() -> dict[str, str]:
 
 def settings_for(account: Account, image: str) -> dict[str, Any]:
     need_containers(image)
-    own = {"python": "python3", "image": image, "slots": 2, "max_nodes": 1, "progress": False, "echo": True}
-    return {**account.settings, **own, **authorities()}
+    return account.settings | on(image, progress=False, echo=True) | authorities()
 
 
 @pytest.mark.parametrize(("image", "installer"), [(IMAGE, "pip"), (WORKER_IMAGE, "uv")], ids=["only Python", "generic"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 from helpers_service import Account, service
 from helpers_venv import Interpreter
-from helpers_wheels import installed, options, project, wheel
+from helpers_wheels import installed, on_path, options, project, wheel
 
 from batchexec import BatchConfig, BatchExecutor
 from batchexec._engine.sending.packages import packages_for
@@ -36,20 +34,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of installed distributions on sys.path. What is imported from it goes again."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
-    with _on_path(folder):
+    with on_path(folder):
         yield folder
-
-
-@contextlib.contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    yield
-    sys.path.remove(str(folder))
-    for name in set(sys.modules) - before:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -248,7 +234,7 @@ def test_imports_that_wait_in_functions_are_found_and_those_of_modules_not_in_us
     )
     (tmp_path / "work_v" / "more.py").write_text("import lazy_v\n")
     (tmp_path / "work_v" / "tests.py").write_text("import unused_v\n")
-    with _on_path(tmp_path):
+    with on_path(tmp_path):
         steps = importlib.import_module("work_v.steps")
 
         def call() -> object:
@@ -268,7 +254,7 @@ def test_projects_under_development_bring_what_they_require(have: Any, site: Pat
     about = {"url": own.as_uri(), "dir_info": {"editable": True}}
     files = {"__editable___own_w.py": ""}
     have("own-w", files=files, requires=["engine-w", "absent-w"], origin={"direct_url": json.dumps(about)})
-    with _on_path(own):
+    with on_path(own):
         importlib.import_module("own_w")
         assert planned((), local=["own_w"]).requirements == ["engine-w==1.5"]
         assert not planned(()).requirements
@@ -358,7 +344,7 @@ def test_modules_of_ones_own_that_are_compiled_for_another_system_are_named(tmp_
     here = folder / "core_y.cpython-311-x86_64-linux-gnu.so"
     for name in ("__init__.py", "both_y.pyd", "both_y.abi3.so", "core_y.cpython-311-darwin.so", here.name):
         (folder / name).write_text("")
-    with _on_path(tmp_path):
+    with on_path(tmp_path):
         packages.refuse_foreign(["native_y"])
         here.unlink()
         with pytest.raises(RequirementsError, match=r"core_y.*darwin\.so is compiled for macOS, nodes are Linux"):
@@ -398,7 +384,7 @@ def test_the_spec_names_everything_by_hash_and_holds_no_secret(have: Any, tmp_pa
     bundle.write_text("-----BEGIN CERTIFICATE-----\n" + "x" * 200_000)
     config = BatchConfig(
         requirements=["auto"],
-        pip_options=["--index-url https://me:hush@example.org/simple", "--pre"],
+        pip_options=["--pre --index-url https://me:hush@example.org/simple", "--find-links", "/some where"],
         proxy="http://me:hush@proxy:1",
         ca_bundle=str(bundle),
     )
@@ -414,7 +400,7 @@ def test_the_spec_names_everything_by_hash_and_holds_no_secret(have: Any, tmp_pa
     assert environment.blobs[pip_hash] == installer()[pip_name]
     told = json.loads(packs.settings[names.ENV_PIP])
     assert told == {
-        "options": ["--index-url", "https://me:hush@example.org/simple", "--pre"],
+        "options": ["--pre", "--index-url", "https://me:hush@example.org/simple", "--find-links", "/some where"],
         "proxy": "http://me:hush@proxy:1",
         "ca": hashlib.sha256(bundle.read_bytes()).hexdigest(),
     }
@@ -484,7 +470,7 @@ class Bare:
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     made = Bare(tmp_path_factory.mktemp("bare"))
-    with _on_path(made.site):
+    with on_path(made.site):
         yield made
 
 

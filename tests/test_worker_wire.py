@@ -97,7 +97,7 @@ def test_the_worker_holds_no_azure_sdk_and_is_small() -> None:
 def test_a_worker_that_was_changed_is_not_run(tmp_path: Path) -> None:
     digest, _ = workerzip.build()
     trace = tmp_path / "trace"
-    (tmp_path / names.WORKER_FILE).write_bytes(worker_that_leaves(trace))
+    (tmp_path / command.WORKER_FILE).write_bytes(worker_that_leaves(trace))
     line = command.worker_command(sys.executable, digest)
     env = scrubbed(AZ_BATCH_JOB_PREP_WORKING_DIR=str(tmp_path))
     ended = subprocess.run(shlex.split(line), env=env, capture_output=True, text=True)

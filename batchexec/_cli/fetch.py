@@ -14,8 +14,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="batchexec fetch",
         description="Write the results of a job that are there to a pickle file: a list of (call, item number, value, "
-        "exception), of which value or exception is None. Reading them runs code of the job's own modules: run this "
-        "where they can be imported.",
+        "exception), of which value or exception is None. The value of a Command's run is a CommandResult, whatever "
+        "its exit code. Reading them runs code of the job's own modules: run this where they can be imported.",
     )
     parser.add_argument("job", help="the job's id")
     parser.add_argument("--to", metavar="FILE", help="default: JOB.pickle in the current directory")
@@ -23,12 +23,16 @@ def main(argv: list[str]) -> int:
         "--outputs", metavar="DIR", help="also bring the files that items left, each item's to DIR/NUMBER"
     )
     options = parser.parse_args(argv)
+    from batchexec._command.results import of_record
     from batchexec._engine import jobs
 
     items = jobs.fetch(BatchConfig.load(), options.job, options.outputs)
     path = options.to or f"{options.job}.pickle"
     with open(path, "wb") as file:
-        cloudpickle.dump([(item.call, item.number, item.value, item.error) for item in items], file)
+        values = [of_record(item.value, item.outputs, item.node_id) for item in items]
+        cloudpickle.dump(
+            [(item.call, item.number, value, item.error) for item, value in zip(items, values, strict=True)], file
+        )
     failed = sum(item.error is not None for item in items)
     print(f"{len(items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
     left = sum(item.files for item in items)

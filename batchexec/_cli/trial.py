@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from batchexec._engine.sending import workerzip
+from batchexec._engine.sending import command, workerzip
 from batchexec._engine.sending.packages import Packages
 from batchexec._source.packages import needed as packages
 from batchexec._source.packages import scripts
@@ -104,7 +104,7 @@ class Trial:
         for digest, data in environment.blobs.items():
             (blobs / digest).write_bytes(data)
         (blobs / "pip").write_text(self._packages.settings.get(names.ENV_PIP, "{}"), encoding="utf-8")
-        worker = Path(scratch, names.WORKER_FILE)
+        worker = Path(scratch, command.WORKER_FILE)
         worker.write_bytes(workerzip.build()[1])
         words = [bare, "-I", "-c", _INSTALL, str(worker), str(blobs), environment.digest, os.path.join(scratch, "made")]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=_node_environment(scratch), cwd=scratch)

@@ -7,21 +7,24 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchexec._source.files.sets import FileSet
 from batchexec._source.programs import executables as programs
-from batchexec.command import BlobPath, Command
 from batchexec.errors import FilesError
 
 from .apps import App
 from .files import Gathered, merged
 from .programs import Program
 from .templates import APP, Names, Text, check_pattern
+from .values import BlobPath
+
+if TYPE_CHECKING:
+    from batchexec.command import Command
 
 
 class Run(NamedTuple):
-    """One run: what it was given, what the worker is told (`_worker.program`), and the files that only it has."""
+    """One run: what it was given, what the worker is told (`program`), and the files that only it has."""
 
     parameters: dict[str, Any]
     spec: dict[str, Any]
@@ -120,6 +123,16 @@ class Bound:
         }
         return Run(parameters, spec, files)
 
+    def unsent(self) -> list[str]:
+        """Words of the command that are files here and were not sent: where it failed, that is why, as a rule."""
+        found = []
+        for word in self._words[1:]:
+            if isinstance(word, Text) and not word.names:
+                text = word.fill({})
+                if text not in self._shared_paths and not text.startswith("-") and _is_file(text):
+                    found.append(text)
+        return found
+
     # inside
 
     def _argv(self, values: dict[str, Any], own: Gathered) -> list[str]:
@@ -204,18 +217,6 @@ def _escaped(value: Any) -> Any:
 
 def _literally(pattern: str) -> Text:
     return Text(pattern.replace("{", "{{").replace("}", "}}"))
-
-
-def unsent(bound: Bound) -> list[str]:
-    """Words of the command that are files here and were not sent: where it failed, that is why, as a rule."""
-    there = set(bound._shared_paths)
-    found = []
-    for word in bound._words[1:]:
-        if isinstance(word, Text) and not word.names:
-            text = word.fill({})
-            if text not in there and not text.startswith("-") and _is_file(text):
-                found.append(text)
-    return found
 
 
 def _is_file(path: str) -> bool:

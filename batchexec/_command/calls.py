@@ -6,14 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchexec._engine.sending.needs import Needs
 from batchexec._engine.sending.work import Call, Part
 from batchexec._source.files.sets import FileSet
 from batchexec._source.programs import executables as programs
 from batchexec._worker.programs import program
-from batchexec.command import Command, CommandResult
 from batchexec.config import BatchConfig
 from batchexec.errors import ConfigError
 from batchexec.futures import ChunkFuture, Delivery, Finished, Outcome
@@ -21,6 +20,10 @@ from batchexec.futures import ChunkFuture, Delivery, Finished, Outcome
 from . import here, results
 from .binding import Bound, Run
 from .sweeps import Sweep
+from .values import CommandResult
+
+if TYPE_CHECKING:
+    from batchexec.command import Command
 
 # A task would need 8 ms to import them.
 _PRELOADS = tuple(f"batchexec._worker.{name}" for name in ("programs.program", "files.placing", "outputs"))

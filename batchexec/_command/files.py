@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from batchexec._source.files.sets import FileEntry, FileSet, file_set
-from batchexec.command import BlobPath
 from batchexec.errors import FilesError
 
 from .templates import Names
+from .values import BlobPath
 
 
 class Gathered:

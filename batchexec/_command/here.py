@@ -10,17 +10,20 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchexec._source.files.sets import FileSet
 from batchexec._wire import archives
 from batchexec._worker.programs import program
-from batchexec.command import Command, CommandResult
 from batchexec.errors import FilesError
 from batchexec.futures import Outcome
 
 from .binding import Bound, Run
 from .results import outcome
+from .values import CommandResult
+
+if TYPE_CHECKING:
+    from batchexec.command import Command
 
 
 def run_here(command: Command, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CommandResult:
@@ -87,5 +90,8 @@ def _unpacked(path: str, set_id: str) -> str:
     directory = tempfile.mkdtemp(prefix="batchexec-app-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     target = os.path.join(directory, "app")
-    archives.unpack(path, target)
+    try:
+        archives.unpack(path, target)
+    except archives.BadArchive as error:
+        raise FilesError(f"app={path!r} cannot be unpacked: {error}") from error
     return target

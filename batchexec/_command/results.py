@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from batchexec.command import CommandResult
 from batchexec.errors import BatchExecError, CommandFailed, OutputError
 from batchexec.futures import Outcome
 
-from .binding import Bound, Run, unsent
+from .binding import Bound, Run
+from .values import CommandResult
 
+_SAID = frozenset(("cannot_start", "exit_code", "stdout", "stderr", "seconds", "staging", "argv", "outputs"))
 _TAIL_LINES = 20
 _TAIL_CHARS = 4000
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
@@ -27,19 +28,37 @@ _SIGNALS = {
 def outcome(
     bound: Bound, run: Run, said: dict[str, Any], outputs: Sequence[Any], item: str = "", **where: Any
 ) -> Outcome:
-    """`said` is what `_worker.program` returned, `outputs` where its files are now, in their order. `item` names the
-    run in messages; `where`: the fields of a TaskError."""
-    result = _result(run, said, outputs, where.get("node_id") or "")
+    """`said` is what `program` returned, `outputs` where its files are now, in their order. `item`
+    names the run in messages; `where`: the fields of a TaskError."""
+    shell = run.spec["shell"]
+    names = [name for name, *_ in run.spec["outputs"] if name is not None]
+    result = _result(said, names, outputs, where.get("node_id") or "", run.parameters, shell)
     error = _error(bound, said, result, item, where)
     return Outcome(None, error) if error is not None else Outcome(result, None)
 
 
-def _result(run: Run, said: dict[str, Any], outputs: Sequence[Any], node: str) -> CommandResult:
-    named: dict[str, list[Any]] = {name: [] for name, *_ in run.spec["outputs"] if name is not None}
-    for (_, names), path in zip(said["outputs"], outputs, strict=True):
-        for name in names:
+def of_record(value: Any, outputs: Sequence[Any], node: str) -> Any:
+    """The value of a job's item as its record has it: a CommandResult of a run, any other as it is. What only its
+    client knew, the parameters, is not in it. `outputs`: where its files are now; else they have the names of there."""
+    if not isinstance(value, dict) or not value.keys() >= _SAID:
+        return value
+    if len(outputs) != len(value["outputs"]):
+        outputs = [path for path, _ in value["outputs"]]
+    return _result(value, dict.fromkeys(name for _, names in value["outputs"] for name in names), outputs, node, {})
+
+
+def _result(
+    said: dict[str, Any],
+    names: Iterable[str],
+    outputs: Sequence[Any],
+    node: str,
+    parameters: dict[str, Any],
+    shell: str | None = None,
+) -> CommandResult:
+    named: dict[str, list[Any]] = {name: [] for name in names}
+    for (_, its_names), path in zip(said["outputs"], outputs, strict=True):
+        for name in its_names:
             named[name].append(path)
-    argv = said["argv"]
     return CommandResult(
         exit_code=said["exit_code"],
         stdout=said["stdout"].decode("utf-8", "replace"),
@@ -49,8 +68,8 @@ def _result(run: Run, said: dict[str, Any], outputs: Sequence[Any], node: str) -
         seconds=said["seconds"],
         staging_seconds=said["staging"],
         node_id=node,
-        parameters=run.parameters,
-        command=run.spec["shell"] if run.spec["shell"] is not None else shlex.join(argv),
+        parameters=parameters,
+        command=shell if shell is not None else shlex.join(said["argv"]),
         cut=said["cut"],
         timed_out=said["timed_out"],
     )
@@ -97,7 +116,7 @@ def _hint(bound: Bound, stderr: str) -> str:
     modules = _NO_MODULE.findall(stderr)
     if modules:
         return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {modules[-1]!r}"
-    missing = unsent(bound)
+    missing = bound.unsent()
     if not missing:
         return ""
     names = ", ".join(repr(name) for name in missing)

@@ -5,38 +5,31 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from batchexec._calls.caller import Caller
 from batchexec._inline import LocalCall, run_chunks, run_now
-from batchexec.command import Command, CommandResult
-from batchexec.config import BatchConfig
 from batchexec.errors import PayloadError
 from batchexec.futures import BatchFuture, ChunkFuture, Outcome
 
 from .calls import CommandCall
+from .values import CommandResult
 
 if TYPE_CHECKING:
-    from batchexec._engine.sending.work import Call, Chunk, Part
-    from batchexec._source.files.sets import FileSet
+    from batchexec._engine.sending.work import Call, Chunk
+    from batchexec.command import Command
 
 Rows = list[tuple[Any, ...]]
 
 
-class CommandSender(NamedTuple):
-    """What an executor lends for one call."""
+class CommandSender:
+    """Sends the Commands of one executor."""
 
-    config: BatchConfig
-    on_azure: bool
-    inline: bool
-    ready: Callable[[int, int], tuple[int, int]]  # (items, chunks): numbers for the next chunk and item
-    base: str  # directory that outputs are brought to
-    files: Callable[[], FileSet | None]
-    resources: Callable[[int | None, float | None], dict[str, Any]]
-    initializing: Callable[[], Part | None]
-    chunk: Callable[..., Chunk]
-    send: Callable[[list[Chunk]], None]
-    tables: Iterator[int]  # numbers for the tables of sweeps
-    said: set[str]  # warnings that were given
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._ready = caller.lifecycle.ready
+        self._tables = itertools.count(1)  # numbers for the tables of sweeps
+        self._said: set[str] = set()  # warnings that were given
 
     def submit(self, command: Command, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[CommandResult]:
         """Raises TypeError and ValueError for what does not fit the command; what cannot be sent is the future's."""
@@ -48,19 +41,21 @@ class CommandSender(NamedTuple):
             runs.add(0, args, kwargs)
         except PayloadError as found:
             error = found
-        number, first = self.ready(1, 1)
+        number, first = self._ready(1, 1)
         future = BatchFuture[CommandResult](LocalCall(again, args, kwargs, None, first))
-        if error is None and not self.inline:
+        if error is None and not self._caller.inline:
             try:
                 call = self._call(runs)
             except PayloadError as found:
                 error = found
         if error is not None:
             future.fail(error)
-        elif self.inline:
+        elif self._caller.inline:
             run_now(future, lambda: runs.here(0, first))
         else:
-            self.send([self.chunk(call, future, [runs.item(0)], number, first, filesets=runs.sets([0]))])
+            self._caller.send(
+                [self._caller.chunk(call, future, [runs.item(0)], number, first, filesets=runs.sets([0]))]
+            )
         return future
 
     def send_all(
@@ -71,13 +66,13 @@ class CommandSender(NamedTuple):
         for index, args in enumerate(known):
             runs.add(index, args)
         if not known:
-            self.ready(0, 1)
+            self._ready(0, 1)
             return iter(())
-        number, first = self.ready(len(known), len(known))
+        number, first = self._ready(len(known), len(known))
         self._begin_sweep(runs, resume)
         try:
             runs.all_in_sweep(first)
-            if self.inline:
+            if self._caller.inline:
                 return self._run_here(runs, [(index, first + index) for index in range(len(known))], size)
             return self._send_chunks(runs, len(known), size, number, first)
         except BaseException:
@@ -108,7 +103,7 @@ class CommandSender(NamedTuple):
             chunks.append(chunk)
             futures.append(chunk.future)
         if chunks:
-            self.send(chunks)
+            self._caller.send(chunks)
         return iter(futures)
 
     def send_by_and_by(
@@ -130,16 +125,16 @@ class CommandSender(NamedTuple):
                 start = indices.stop
                 for index, args in zip(indices, known, strict=True):
                     runs.add(index, args)
-                number, first = self.ready(len(known), 1)
+                number, first = self._ready(len(known), 1)
                 for index in indices:
                     runs.in_sweep(index, first + index - indices.start)
-                if self.inline:
+                if self._caller.inline:
                     pairs = [(index, first + index - indices.start) for index in indices]
                     yield from run_chunks(runs.here, pairs, len(pairs), None, first)
                     continue
                 call = call or self._call(runs)
                 chunk = self._chunk(runs, call, indices, number, first)
-                self.send([chunk])
+                self._caller.send([chunk])
                 yield chunk.future
         finally:
             if runs.sweep is not None:
@@ -148,26 +143,27 @@ class CommandSender(NamedTuple):
     def _runs(self, command: Command) -> CommandCall:
         return CommandCall(
             command,
-            self.config,
-            files=self.files(),
-            base=self.base,
-            said=self.said,
-            on_azure=self.on_azure,
-            inline=self.inline,
+            self._caller.config,
+            files=self._caller.files(),
+            base=self._caller.lifecycle.base,
+            said=self._said,
+            on_azure=self._caller.on_azure,
+            inline=self._caller.inline,
         )
 
     def _call(self, runs: CommandCall) -> Call:
-        return runs.call(self.resources(runs.command.cores, runs.command.memory), self.initializing())
+        resources = self._caller.capacity.resources(runs.command.cores, runs.command.memory)
+        return runs.call(resources, self._caller.initializing())
 
     def _begin_sweep(self, runs: CommandCall, resume: str | os.PathLike[str] | None) -> None:
         if resume is not None:
             runs.begin_sweep(resume, "sweep.csv")
         elif runs.has_outputs:
-            number = next(self.tables)
+            number = next(self._tables)
             runs.begin_sweep(None, "sweep.csv" if number == 1 else f"sweep-{number}.csv")
 
     def _chunk(self, runs: CommandCall, call: Call, indices: range, number: int, first: int) -> Chunk:
-        return self.chunk(
+        return self._caller.chunk(
             call,
             runs.future(indices),
             [runs.item(index) for index in indices],

@@ -8,9 +8,8 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batchexec.command import Command, CommandResult
 from batchexec.errors import BrokenBatchExecutor, CommandFailed, OutputError
 from batchexec.futures import Outcome
 
@@ -18,6 +17,10 @@ from . import table
 from .binding import Run
 from .locks import Lock
 from .table import Row, Table
+from .values import CommandResult
+
+if TYPE_CHECKING:
+    from batchexec.command import Command
 
 _FILE = "sweep.csv"
 _KEPT = ".sweep"  # directory beside the table: what a CommandResult has and the table has not
@@ -174,15 +177,17 @@ class Sweep:
     def _result(self, row: Row, run: Run) -> CommandResult | None:
         """What came of a run that is done; None for one that is to be run again."""
         paths = [self.root.joinpath(*one.split("/")) for one in row.outputs]
-        if not row.good or not all(path.is_file() for path in paths):
+        # A table may have been edited, or be someone else's: what it names elsewhere is no output of the sweep.
+        there = all(map(_below, row.outputs)) and all(path.is_file() for path in paths)
+        if not row.good or not there:
             return None
         try:
             kept = json.loads((self.root / _KEPT / f"{row.item}.json").read_text("utf-8"))
         except (OSError, ValueError):
             kept = {}
-        if kept.get("key") != row.key:
+        if not isinstance(kept, dict) or kept.get("key") != row.key:
             kept = {}
-        names = kept.get("named", {})
+        names = {name: [one for one in ones if one in row.outputs] for name, ones in kept.get("named", {}).items()}
         return CommandResult(
             exit_code=0,
             stdout=kept.get("stdout", ""),
@@ -217,6 +222,11 @@ class Sweep:
             return Path(os.path.relpath(path, self.root)).as_posix()
         except ValueError:  # another drive
             return str(path)
+
+
+def _below(path: str) -> bool:
+    """Whether a relative path of a table leads nowhere else."""
+    return {"", ".", ".."}.isdisjoint(path.split("/")) and not Path(path).drive
 
 
 def _digest(value: object) -> str:

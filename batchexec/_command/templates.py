@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchexec._wire import names
 
+from .values import BlobPath
+
 if TYPE_CHECKING:
-    from batchexec.command import BlobPath, Command
+    from batchexec.command import Command
 
 APP = names.APP_PLACE
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _SHELL_WORDS = re.compile(r"\d*[<>|&;].*")
+_PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)  # means itself wherever a shell meets it
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -51,11 +54,28 @@ class Text:
     def fill(self, values: Mapping[str, Any], *, quoted: bool = False) -> str:
         """The text, each value `quoted` for a shell or as it is. Raises ValueError."""
         filled = []
+        shell_places = iter(self._shell_places if quoted else ())
         for literal, name, spec in self.pieces:
             filled.append(literal)
             if name is not None:
-                filled.append(_formatted(self.text, name, values[name], spec, quoted))
+                value = _formatted(self.text, name, values[name], spec, quoted)
+                place = next(shell_places, "")
+                if place and value != APP and not _PLAIN.match(value):
+                    raise ValueError(
+                        f"{{{name}}} stands {place}, where {value} cannot be quoted for the shell. Values are quoted "
+                        "already: give it a place of its own, without quotes, or pass it on by "
+                        f"env={{'X': '{{{name}}}'}}"
+                    )
+                filled.append(value)
         return "".join(filled)
+
+    @functools.cached_property
+    def _shell_places(self) -> list[str]:
+        """Of each placeholder, "" where a value can be quoted for the shell, else where it stands."""
+        from .shell_texts import PLACE, places  # nodes, which read this module, have no use for it
+
+        parts = [literal.replace(PLACE, " ") + (PLACE if name is not None else "") for literal, name, _ in self.pieces]
+        return places("".join(parts))
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The text as one word, or as many as there are files where it is a placeholder of files alone."""
@@ -171,8 +191,6 @@ def checked_command(command: str | Sequence[str | os.PathLike[str]], shell: bool
 
 def checked_paths(given: Any) -> tuple[tuple[str | None, Any], ...]:
     """`inputs=` as (name or None, path) pairs."""
-    from batchexec.command import BlobPath
-
     if given is None:
         return ()
     pairs: list[tuple[str | None, Any]]

@@ -40,6 +40,7 @@ class Item(NamedTuple):
     """How many files it left."""
     outputs: tuple[Path, ...] = ()
     """Where they are, if they were brought."""
+    node_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ def fetch(config: BatchConfig, job_id: str, outputs: str | None = None) -> list[
     for result in sorted(results, key=lambda result: result.record.first_item):
         record = result.record
         left = Counter(entry[0] for entry in result.header.get("attachments", ()))
+        node = result.header.get("node") or ""
         paths: dict[int, list[Path]] = result.brought.paths if result.brought else {}
         for index, outcome in enumerate(_outcomes(result, job_id)):
             number = record.first_item + index
-            found.append(Item(record.call, number, *outcome, left[number], tuple(paths.get(number, ()))))
+            found.append(Item(record.call, number, *outcome, left[number], tuple(paths.get(number, ())), node))
     return found
 
 

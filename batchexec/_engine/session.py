@@ -232,7 +232,7 @@ class Session:
                 "resourceFiles": [
                     {
                         "httpUrl": f"{self.store.base_url}{worker}?{self.store.sas(worker, 'r')}",
-                        "filePath": names.WORKER_FILE,
+                        "filePath": command.WORKER_FILE,
                         "fileMode": "0755",  # whatever user an image has its containers run as
                     }
                 ],

@@ -8,11 +8,15 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from batchexec._calls.caller import Caller
 from batchexec.futures import ChunkFuture, Outcome
 
 from .shares import Call, Shares
+
+if TYPE_CHECKING:
+    from batchexec._engine.sending.work import Call as SentCall
 
 _CHUNKS_PER_SLOT = 8  # enough to even out fits of unequal length, few enough to keep tasks worth starting
 _GATHER_SECONDS = 0.05  # what comes in within it goes out together
@@ -62,7 +66,7 @@ class Batches:
 
     def __init__(
         self,
-        executor: Any,
+        caller: Caller,
         run: Callable[..., Any],
         unwanted: Callable[[], bool],
         width: int,
@@ -70,13 +74,13 @@ class Batches:
         gather: bool,
     ) -> None:
         self.unwanted = unwanted
-        self._executor = executor
+        self._caller = caller
         self._run = run
         self._per_flush = width * _CHUNKS_PER_SLOT if gather else None
         self._at_once = at_once
         self._lock = threading.RLock()  # chunks keep the order of their batches
-        self._shares = Shares(executor.share)
-        self._call: Any = None
+        self._shares = Shares(caller.share)
+        self._call: SentCall | None = None
         self._sent = 0  # items
         self._over = False
         self._gathered: list[Batch] = []
@@ -134,18 +138,17 @@ class Batches:
             self._gathered.clear()
             self._held.clear()
             doomed, self._under_way = self._under_way, set()
-        self._executor._cancel_chunks(doomed)
+        self._caller.cancel(doomed)
 
     def _send(self, groups: list[list[Batch]]) -> list[ChunkFuture[list[Outcome]]]:
         """A chunk for each group."""
         calls = [[call for batch in group for call in batch.take()] for group in groups]
         if self._call is None:
-            self._call = self._executor._call(self._run)
+            self._call = self._caller.call(self._run)
         calls = self._shares.put_in(calls)
         items = [[((function, *args), kwargs) for function, args, kwargs in chunk] for chunk in calls]
         start, self._sent = self._sent, self._sent + sum(map(len, items))
-        sent: list[ChunkFuture[list[Outcome]]] = self._executor._send_groups(self._call, items, start)
-        return sent
+        return self._caller.send_groups(self._call, items, start)
 
     def _done(self, group: list[Batch], future: ChunkFuture[list[Outcome]]) -> None:
         with self._lock:

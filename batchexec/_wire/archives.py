@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from typing import IO, Iterator, NamedTuple, Optional
 
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_LINK_BYTES = 4096  # PATH_MAX
 _UNIX = 3  # in a zip: the system it was made on
+
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 class BadArchive(Exception):
@@ -37,7 +42,7 @@ def members(path: str) -> Iterator[Member]:
     try:
         for member in _zipped(path) if path.lower().endswith(".zip") else _tarred(path):
             yield member._replace(name=_checked(member))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _BROKEN as error:
         raise BadArchive(f"it cannot be read: {error}") from error
 
 
@@ -49,7 +54,11 @@ def root_of(directory: str) -> str:
 
 
 def unpack(path: str, target: str) -> None:
-    """Unpack into the new directory `target`. Links are made last, so that nothing is written through one."""
+    """Unpack into the new directory `target`, to be read only. Links are made last, so that nothing is written through
+    one.
+
+    Raises BadArchive and OSError; what was unpacked until then is left there.
+    """
     os.makedirs(target)
     links = []
     for member in members(path):
@@ -61,14 +70,26 @@ def unpack(path: str, target: str) -> None:
         else:
             os.makedirs(os.path.dirname(place), exist_ok=True)
             assert member.content is not None
-            with open(place, "wb") as file:
-                shutil.copyfileobj(member.content, file, 1 << 20)
-            os.chmod(place, 0o755 if member.executable else 0o644)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)  # in a tar that was added to, the last of a name counts
+            with open(place, "xb") as file:
+                try:
+                    shutil.copyfileobj(member.content, file, 1 << 20)
+                except _BROKEN as error:
+                    raise BadArchive(f"its member {member.name!r} cannot be read: {error}") from error
+            os.chmod(place, 0o555 if member.executable else 0o444)
+    top = os.path.realpath(target)
     for place, link in links:
+        name = os.path.relpath(place, target)
+        if os.path.realpath(os.path.dirname(place)) != os.path.dirname(os.path.join(top, name)):
+            raise BadArchive(f"its member {name!r} is below a link")
         os.makedirs(os.path.dirname(place), exist_ok=True)
         if os.path.lexists(place):
-            raise BadArchive(f"{os.path.relpath(place, target)!r} is in it twice")
+            raise BadArchive(f"{name!r} is in it twice")
         os.symlink(link, place)
+    for place, link in links:  # by way of other links, one may lead elsewhere than its text says
+        if os.path.commonpath([top, os.path.realpath(place)]) != top:
+            raise BadArchive(f"its link {os.path.relpath(place, target)!r} leads outside, to {link!r}")
 
 
 def _checked(member: Member) -> str:
@@ -92,7 +113,11 @@ def _zipped(path: str) -> Iterator[Member]:
             if info.is_dir():
                 yield Member(info.filename, "directory", False, "", None)
             elif stat.S_ISLNK(mode):
-                yield Member(info.filename, "link", False, os.fsdecode(archive.read(info)), None)
+                with archive.open(info) as content:
+                    link = content.read(_LINK_BYTES + 1)
+                if len(link) > _LINK_BYTES or b"\0" in link:
+                    raise BadArchive(f"its link {info.filename!r} leads to no path")
+                yield Member(info.filename, "link", False, os.fsdecode(link), None)
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise BadArchive(f"its member {info.filename!r} is no file, directory or link")
             else:
@@ -117,6 +142,8 @@ def _tarred(path: str) -> Iterator[Member]:
                     content = archive.extractfile(info)
                 except KeyError:
                     raise BadArchive(f"its link {info.name!r} names {info.linkname!r}, which is not in it") from None
+                if content is None:
+                    raise BadArchive(f"its link {info.name!r} names {info.linkname!r}, which is no file")
                 yield Member(info.name, "file", bool(info.mode & 0o100), "", content)
             else:
                 raise BadArchive(f"its member {info.name!r} is no file, directory or link")

@@ -20,14 +20,9 @@ ENV_FIRST_RUN = "BATCHEXEC_FORK_FIRST_RUN"
 # Set by the worker for the user's code: here, BatchExecutor() would be work that starts work.
 ENV_INSIDE = "BX_INSIDE"
 
-WORKER_FILE = "worker.pyz"
-FORK_MODULE = "batchexec._worker.forked"
-
 APP_PLACE = "\0app\0"  # in the words of a program: the directory of its app, which only the node knows
 TAIL_BYTES = 64 * 1024  # of stdout and stderr kept with a result
-PUT_LIMIT = 5000 * 1024 * 1024  # Put Blob's limit, hence a result's
-BUFFER_BLOB_BYTES = 1024 * 1024  # out-of-band buffers from this size on are blobs of their own
-SHELF_CHUNKS = 100
+SHELF_CHUNKS = 100  # results under one prefix
 
 # Exit codes of a worker that could not store a result; chosen outside the shells' and Batch's own.
 EXIT_NO_RESULT = 91

@@ -8,11 +8,13 @@ import mmap
 import os
 import tempfile
 import zipfile
-from typing import BinaryIO, ContextManager
+from typing import BinaryIO
 
 from batchexec._wire import names
 from batchexec._wire.envelope import BadEnvelope, sha256
 
+from . import locks
+from .refusals import Refusal
 from .store import Store
 
 _LARGE = 1024 * 1024  # bytes from which on the disk is looked at first
@@ -76,15 +78,12 @@ class NodeCache:
         os.rename(os.path.join(scratch, "tree"), target)
         os.rmdir(scratch)
 
-    def _alone(self, digest: str) -> ContextManager[int]:
+    def _alone(self, digest: str) -> locks.Lock:
         """One task of this node fetches it, and its siblings wait."""
-        from .files import locks
-
-        return locks.held(os.path.join(self.directory, "locks", digest))
+        return locks.take(os.path.join(self.directory, "locks", digest))
 
     def _make_room(self, size: int) -> None:
         from .files import room
-        from .task import Refusal
 
         try:
             room.make(self.directory, size)

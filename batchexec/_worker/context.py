@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
+
+from .task import Task
 
 if TYPE_CHECKING:
     from .files.placing import NodeFiles
-    from .task import Task
+    from .outputs import Attachments
+    from .packages.installer import Made
 
 
 class Context:
-    """One task. There is one for as long as the chunk's items run."""
+    """One task, and what its chunk's items may use: each is there where the chunk asks for it."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.attachments: Any = None
-        self.environment = task.environment  # where its packages are, if not in the image alone
+        self.named_files: Optional[NodeFiles] = None
+        self.attachments: Optional[Attachments] = None  # what the items leave
+        self.environment: Optional[Made] = None  # where the packages are, if not in the image alone
 
     @property
     def files(self) -> NodeFiles:
-        """The files that the chunk's items may ask for."""
-        assert self.task.files is not None, "the chunk names no files"
-        return self.task.files
+        """The sets of files that the chunk names."""
+        assert self.named_files is not None, "the chunk names no files"
+        return self.named_files
 
 
 current: Optional[Context] = None

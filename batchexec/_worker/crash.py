@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from . import logs
-from .task import Task, upload_log
+from .task import Task
 
 
 def report(task: Task, status: int) -> None:
@@ -16,7 +16,7 @@ def report(task: Task, status: int) -> None:
     paths = [_existing(task, name) for name in ("stdout.txt", "stderr.txt")]
     tails = [logs.tail(path) for path in paths]
     header: dict[str, Any] = {"status": status, "oom_kills": _oom_kills(), "tails": [len(tail) for tail in tails]}
-    upload_log(task, paths, header, tails)
+    task.upload_log(paths, header, tails)
 
 
 def _existing(task: Task, name: str) -> str:

@@ -11,7 +11,7 @@ import sys
 
 from batchexec._wire import names
 
-from . import crash, items, kept, store, task  # noqa: F401
+from . import chunk, crash, kept, refusals, running, store, task  # noqa: F401
 
 if os.environ.get("AZ_BATCH_ACCOUNT_URL", "").startswith("https:"):
     store.trusted()  # where the service has TLS, so has storage
@@ -31,7 +31,7 @@ def preload(modules: list[str]) -> None:
 
 
 def run(argv: list[str], env: dict[str, str], cwd: str) -> int | None:
-    preloads = task.PreloadRequest(int(env[names.ENV_PRELOAD_FD]), _attempted)
+    preloads = running.PreloadRequest(int(env[names.ENV_PRELOAD_FD]), _attempted)
     sys.argv = [""]
     if _attempted and any(env.get(name, "1") != "1" for name in _THREADS):
         from . import threads
@@ -41,8 +41,8 @@ def run(argv: list[str], env: dict[str, str], cwd: str) -> int | None:
     own = task.Task(env, cwd)
     own.is_forked = True
     try:
-        return task.run(own, preloads, first_run=env.get(names.ENV_FIRST_RUN) == "1")
-    except task.StartPlainly:
+        return running.run(own, preloads, first_run=env.get(names.ENV_FIRST_RUN) == "1")
+    except refusals.StartPlainly:
         return _run_plainly(argv, {**env, **secret}, cwd)
 
 

@@ -7,10 +7,12 @@ import os
 import sys
 import time
 
+from . import locks
+
 _PATIENCE = 60.0  # a task whose slot is ours may still be ending
 _PAUSE = 0.05
 
-_held: list[int] = []  # descriptors
+_held: list[locks.Lock] = []
 
 
 def take(sharing: str, directory: str) -> None:
@@ -29,7 +31,7 @@ def take(sharing: str, directory: str) -> None:
 def release() -> None:
     """The task is over. What it has started and left running holds them on."""
     while _held:
-        os.close(_held.pop())
+        _held.pop().release()
 
 
 def _of_slot(slot: int, slots: int, gpus: int) -> range:
@@ -40,8 +42,6 @@ def _of_slot(slot: int, slots: int, gpus: int) -> range:
 def _lock(directory: str, slots: int, wanted: int) -> list[int]:
     """So many slots of the node, locked. After a while without enough of them the first are used unlocked: what is
     left of an earlier task holds them, and the service has given this task a slot."""
-    import fcntl
-
     os.makedirs(directory, exist_ok=True)
     with contextlib.suppress(OSError):  # another user's, who did the same
         os.chmod(directory, 0o777)
@@ -50,24 +50,15 @@ def _lock(directory: str, slots: int, wanted: int) -> list[int]:
     while True:
         for slot in range(slots):
             if len(mine) < wanted and slot not in mine:
-                descriptor = _open(os.path.join(directory, f"slot-{slot}"))
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    os.close(descriptor)
-                else:
+                lock = locks.take_now(os.path.join(directory, f"slot-{slot}"))
+                if lock is not None:
+                    with contextlib.suppress(OSError):
+                        os.fchmod(lock.descriptor, 0o666)
                     mine.append(slot)
-                    _held.append(descriptor)
+                    _held.append(lock)
         if len(mine) >= wanted:
             return mine
         if time.monotonic() > end:
             print("batchexec worker: this node's GPUs are in use by an earlier task; sharing them", file=sys.stderr)
             return mine + [slot for slot in range(slots) if slot not in mine][: wanted - len(mine)]
         time.sleep(_PAUSE)
-
-
-def _open(path: str) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    with contextlib.suppress(OSError):
-        os.fchmod(descriptor, 0o666)
-    return descriptor

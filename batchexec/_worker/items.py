@@ -11,8 +11,8 @@ import cloudpickle
 
 from batchexec._wire import payload, seeds
 
+from .refusals import Refusal
 from .store import StoreError
-from .task import Refusal
 
 if TYPE_CHECKING:
     from .outputs import Attachments
@@ -55,8 +55,8 @@ def run_items(
         except (Refusal, StoreError):
             raise  # ours: by a function of the worker that runs in the place of the user's
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its outcome
-            outcome, frames = _failure(error), pickled_error(error)
-            outcome["call"] = describe_call(function, args, kwargs)
+            outcome, frames = _failure(error), _pickled(error)
+            outcome["call"] = _describe_call(function, args, kwargs)
         else:
             outcome, frames = _success(value)
             del value
@@ -72,7 +72,7 @@ def run_items(
     return ran
 
 
-def describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """`name(args)`, short: for messages only."""
     shorten = reprlib.Repr()
     shorten.maxother = shorten.maxstring = 60
@@ -85,7 +85,7 @@ def describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def error_fields(error: BaseException) -> dict[str, Any]:
+def _error_fields(error: BaseException) -> dict[str, Any]:
     """Class, message and traceback of an exception as text. Frames of the worker itself are left out."""
     trace = error.__traceback__
     while trace is not None and "batchexec/_worker/" in trace.tb_frame.f_code.co_filename.replace("\\", "/"):
@@ -103,13 +103,13 @@ def error_fields(error: BaseException) -> dict[str, Any]:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    outcome = error_fields(error)
+    outcome = _error_fields(error)
     if not isinstance(error, Exception):
         outcome["exit"] = True
     return outcome
 
 
-def pickled_error(error: BaseException) -> list[payload.Frame]:
+def _pickled(error: BaseException) -> list[payload.Frame]:
     """The exception's frames; none when it cannot be pickled, then it travels as text."""
     if not isinstance(error, Exception):
         return []
@@ -119,9 +119,17 @@ def pickled_error(error: BaseException) -> list[payload.Frame]:
         return []
 
 
+def refusal(code: str, error: BaseException, **fields: Any) -> Refusal:
+    """Of a chunk, for `error`: with its class, message and traceback, and itself where it can be pickled."""
+    about = _error_fields(error)
+    refused = Refusal(code, about.pop("text"), **about, **fields)
+    refused.frames = _pickled(error)
+    return refused
+
+
 def _success(value: object) -> tuple[dict[str, Any], list[payload.Frame]]:
     try:
         return {}, payload.dump(value, cloudpickle.dumps)
     except Exception as error:  # noqa: BLE001 - pickling runs user code
-        reason = error_fields(error)
+        reason = _error_fields(error)
         return {"unpicklable": type(value).__qualname__, **reason}, []

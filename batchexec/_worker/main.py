@@ -12,18 +12,19 @@ from batchexec._wire import names
 
 def main() -> int:
     """Run the task that the environment describes. The exit code is 0 whenever a result was stored."""
-    from . import task
+    from .running import run
+    from .task import Task
 
     env, cwd = dict(os.environ), os.getcwd()
     _hide_secrets()
     if not hasattr(os, "fork"):
-        return task.run(task.Task(env, cwd)) or 0
+        return run(Task(env, cwd)) or 0
     child = os.fork()
     if child == 0:
         code = 1
         try:
             sys.argv = [""]
-            code = task.run(task.Task(env, cwd)) or 0
+            code = run(Task(env, cwd)) or 0
         except BaseException:  # noqa: BLE001 - a forked child must never run on into its parent's code
             traceback.print_exc()
         finally:
@@ -55,10 +56,11 @@ def _hide_secrets() -> None:
 
 
 def _report(env: dict[str, str], cwd: str, status: int) -> None:
-    from . import crash, task
+    from . import crash
     from .store import StoreError
+    from .task import Task
 
     try:
-        crash.report(task.Task(env, cwd), status)
+        crash.report(Task(env, cwd), status)
     except StoreError as error:
         print(f"batchexec worker: no log stored: {error}", file=sys.stderr)

@@ -7,15 +7,11 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from batchexec._wire import names
+from typing import Any, NamedTuple
 
 from . import patterns
-
-if TYPE_CHECKING:
-    from .task import Task
+from .store import PUT_LIMIT
+from .task import Task
 
 _HOLD = ".batchexec-outputs"  # in the working directory: what items left, out of their followers' way
 _PIECE = 1 << 20
@@ -85,7 +81,7 @@ class Attachments:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             left = status.st_size
-            if self.size + left > names.PUT_LIMIT:
+            if self.size + left > PUT_LIMIT:
                 return status, ""  # the result cannot be stored anyway
             while left:
                 piece = file.read(min(left, _PIECE))
@@ -207,14 +203,12 @@ class Body:
         self._open, self._left = None, 0
 
 
-def store_with(task: Task, header: dict[str, Any], frames: list[Any]) -> bool:
-    """Store the task's result and the files that it has attached; False when only why that cannot be is stored."""
-    files = task.attachments
-    assert files is not None
+def store_with(task: Task, files: Attachments, header: dict[str, Any], frames: list[Any]) -> bool:
+    """As `Task.store_result`, with the files behind the result."""
     try:
         files.settle()
         with files.behind(task.sealed({**header, "attachments": files.entries}, frames)) as body:
-            if body.length <= names.PUT_LIMIT:
+            if body.length <= PUT_LIMIT:
                 task.put_result(body, body.length)
                 return True
             size, of_files = body.length / 2**20, files.size / 2**20
@@ -224,35 +218,6 @@ def store_with(task: Task, header: dict[str, Any], frames: list[Any]) -> bool:
         task.store.close()  # perhaps in the midst of a request
         task.store_failure("output_changed", str(error), frames)
     return False
-
-
-def empty(directory: str) -> None:
-    """Remove what is in the directory. What cannot be removed goes with the task, and is named on standard error."""
-    with os.scandir(directory) as found:
-        entries = list(found)
-    for entry in entries:
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_tree(entry.path)
-            else:
-                os.unlink(entry.path)
-        except FileNotFoundError:
-            pass  # something else was faster
-        except OSError as error:
-            print(f"batchexec worker: {entry.name!r} stays on the node: {error.strerror}", file=sys.stderr)
-
-
-def _remove_tree(path: str) -> None:
-    try:
-        shutil.rmtree(path)
-    except PermissionError:  # programs leave directories that nobody may write to
-        os.chmod(path, 0o700)
-        for parent, directories, _ in os.walk(path):
-            for name in directories:
-                below = os.path.join(parent, name)
-                if not os.path.islink(below):
-                    os.chmod(below, 0o700)
-        shutil.rmtree(path)
 
 
 def _link_or_copy(source: str, target: str) -> None:

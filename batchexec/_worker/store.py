@@ -13,6 +13,8 @@ import time
 import urllib.parse
 from typing import Any, Iterator
 
+PUT_LIMIT = 5000 * 1024 * 1024  # bytes that Put Blob takes, hence a result's
+
 _RETRIED = frozenset((408, 429, 500, 502, 503, 504))
 _TRIES = 10
 _FIRST_DELAY, _LONGEST_DELAY = 0.25, 90.0

@@ -34,9 +34,9 @@ def empty(directory: str) -> None:
             return
     except FileNotFoundError:  # user code removed it
         return
-    from . import outputs
+    from . import trees
 
-    outputs.empty(directory)
+    trees.empty(directory)
 
 
 def peak_memory() -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import threading
 import time
 from concurrent import futures
@@ -59,6 +61,19 @@ class TestErrors:
         assert isinstance(batch.submit(lambda: lock).exception(), errors.PicklingError)
         assert isinstance(batch.submit(calls.capture, lock).exception(), errors.PicklingError)
         assert isinstance(batch.submit(threading.Lock).exception(), errors.ResultPicklingError)
+
+    def test_of_a_cached_function_of_the_script_say_where_to_have_it(
+        self, batch: BatchExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def kept() -> int:
+            return 1
+
+        kept.__module__, kept.__qualname__ = "__main__", "kept"
+        monkeypatch.setattr(sys.modules["__main__"], "kept", functools.cache(kept), raising=False)
+        error = batch.submit(sys.modules["__main__"].kept).exception(20)
+        assert isinstance(error, errors.PayloadError)
+        assert "'kept' on <module '__main__'" in str(error)
+        assert "have it in a module and import it" in str(error)
 
 
 class TestFuture:

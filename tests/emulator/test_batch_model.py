@@ -331,7 +331,7 @@ def _explore(machine: type[Account], examples: int, steps: int) -> None:
 
 
 def test_lives_are_as_the_model_says() -> None:
-    _explore(Account, 12, 20)
+    _explore(Account, 6, 20)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What is likely meant when a path of this machine turns up on a node."""
+"""What is likely meant when a node has not what is on this machine: a path, a module, a name of the script."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _LOOKED_AT = 100  # elements of a list or mapping among the arguments
 # Nodes have these too, so that they may well be meant for there: with all below them, or by themselves.
 _SYSTEM = ("/bin/", "/dev/", "/etc/", "/lib/", "/lib64/", "/proc/", "/sbin/", "/sys/", "/usr/")
 _COMMON = ("/", "/home/", "/mnt/", "/opt/", "/root/", "/tmp/", "/var/")
+_MISSING_IN_MAIN = re.compile(r"Can't get attribute '([^']+)' on <module '__main__'")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -36,6 +37,18 @@ def missing_module(name: str) -> str | None:
     return (
         f'{name} is installed here, by {package}. Nodes get what is listed: requirements=["auto", "{package}"], where '
         '"auto" is all that the callable is seen to import. An image that has it (image=) will do, too.'
+    )
+
+
+def missing_in_main(text: str) -> str | None:
+    """What to do about an object of the script or notebook that a node did not find, by what unpickling said of it."""
+    found = _MISSING_IN_MAIN.match(text)
+    if found is None:
+        return None
+    return (
+        f"{found[1]} is of the script or notebook itself, and pickled by its name alone, as are functions under "
+        "functools.cache and lru_cache there: have it in a module and import it, which travels, or make the cache "
+        "inside the function that is sent."
     )
 
 

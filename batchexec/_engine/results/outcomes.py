@@ -163,7 +163,11 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
         if isinstance(original, BatchExecError):
             error, original = original, RemoteTraceback(failure["traceback"])
         else:
-            error = PayloadError(f"the worker could not load {failure['what']}: {failure['type']}: {text}")
+            from . import hints
+
+            hint = hints.missing_in_main(text)
+            told = f"the worker could not load {failure['what']}: {failure['type']}: {text}"
+            error = PayloadError(f"{told}. {hint}" if hint else told)
     elif code == "requirements":
         error = RequirementsError(_unmet(failure.get("kind", ""), text, where["node_id"]), kind=failure.get("kind", ""))
     elif code == "tampered":

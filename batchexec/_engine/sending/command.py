@@ -7,10 +7,13 @@ from typing import Any
 
 from batchexec._wire import names
 
+WORKER_FILE = "worker.pyz"  # staged by the job's preparation task
+_FORK_MODULE = "batchexec._worker.forked"
+
 # One line, any Python 3: the hash stands in the job, never in storage.
 _BOOT = (
     "import hashlib,os,sys;"
-    "p=os.path.join(os.environ['AZ_BATCH_JOB_PREP_WORKING_DIR'],'worker.pyz');"
+    f"p=os.path.join(os.environ['AZ_BATCH_JOB_PREP_WORKING_DIR'],{WORKER_FILE!r});"
     "hashlib.sha256(open(p,'rb').read()).hexdigest()==sys.argv[1] "
     f"or sys.exit(print('batchexec: worker.pyz was changed',file=sys.stderr) or {names.EXIT_TAMPERED});"
     "sys.path.insert(0,p);"
@@ -41,4 +44,4 @@ def container_command(
 
 
 def fork_server_setting(worker_sha256: str) -> str:
-    return f"{names.WORKER_FILE}:{names.FORK_MODULE}:{worker_sha256}"
+    return f"{WORKER_FILE}:{_FORK_MODULE}:{worker_sha256}"

@@ -41,12 +41,3 @@ class Needs:
     """Patterns of files that each item may leave in the working directory, to be brought here."""
     output_dir: Any = "outputs/{item}"
     """Where they are put: a directory, `{item}` being the item's number in the executor; or a BlobPath."""
-
-
-def files_of(given: tuple[Any, ...]) -> FileSet | None:
-    """The set of files that `files=` names. Raises FilesError."""
-    if not given:
-        return None
-    from batchexec._source.files.sets import file_set
-
-    return file_set(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -199,8 +200,12 @@ class Packages:
 
 
 def _words(options: tuple[str, ...]) -> list[str]:
-    """Options as words of a command line, whether given as '--index-url URL' or as two."""
+    """Options as words of a command line, whether given as '--index-url URL', as two, or several in one text."""
     words: list[str] = []
-    for option in options:
-        words += option.split(None, 1) if option.startswith("-") else [option]
+    for text in options:
+        if text.startswith("-"):
+            for option in re.split(r"\s+(?=-)", text):  # what is behind the first blank of one is its value
+                words += option.split(None, 1)
+        else:
+            words.append(text)
     return words

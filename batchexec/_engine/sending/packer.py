@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .staging import Staged, Staging, Upload
 
 PACK_BYTES = 4 * 1024 * 1024
+_BUFFER_BLOB_BYTES = 1024 * 1024  # out-of-band buffers from this size on are blobs of their own
 
 
 class Packed:
@@ -73,7 +74,7 @@ class Packer:
         frames += chunk.items.frames
         external: dict[str, str] = {}
         for index, frame in enumerate(frames):
-            if isinstance(frame, memoryview) and frame.nbytes >= names.BUFFER_BLOB_BYTES:
+            if isinstance(frame, memoryview) and frame.nbytes >= _BUFFER_BLOB_BYTES:
                 digest = envelope.sha256(frame)
                 self._blob(names.data_blob(digest), digest, frame, blobs)
                 external[str(index)] = digest

@@ -280,4 +280,7 @@ def _read_all(upload: Upload) -> bytes:
 
 def _changed(entry: FileEntry, error: OSError | None = None) -> FilesError:
     what = f"cannot be read any more ({error.strerror or error})" if error else "was changed"
-    return FilesError(f"{entry.source!r} {what} after it was submitted and before it was sent: submit again")
+    return FilesError(
+        f"{entry.source!r} {what} after it was looked at and before it was sent. Inputs of a Command are looked at by "
+        "each submit or map, so call that again; files= once in an executor, so open a new one for these"
+    )

@@ -17,13 +17,16 @@ import cloudpickle
 from batchexec._wire import envelope
 
 # The worker, and the face with what it imports: user modules import batchexec on a node too, and make commands.
-_ROOMS = ("_report", "_settings", "_wire", "_worker")
-_ALSO = ("_command/__init__.py", "_command/templates.py")
+_ROOMS = ("_calls", "_report", "_settings", "_wire", "_worker")
+_ALSO = tuple(f"_command/{name}.py" for name in ("__init__", "templates", "values"))
 _NOT = ("testing.py",)
 # Of these the source is there too: a worker of another minor has to get so far as to say so.
+_BEFORE_USER_CODE = (
+    *("__init__", "cache", "chunk", "context", "crash", "forked", "items", "kept", "locks", "logs", "main"),
+    *("refusals", "running", "store", "surroundings", "task"),
+)
 _READABLE = re.compile(
-    r"batchexec/(__init__|_version|_wire/.*|_worker/(__init__|cache|crash|forked|items|kept|logs|main|store|surroundings|task))\.py"
-    r"|cloudpickle/.*"
+    rf"batchexec/(__init__|_version|_wire/.*|_worker/({'|'.join(_BEFORE_USER_CODE)}))\.py|cloudpickle/.*"
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNCHECKED = (1).to_bytes(4, "little")  # flags of a hash-based .pyc that is taken as it is, whatever its hash

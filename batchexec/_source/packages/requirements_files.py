@@ -259,14 +259,3 @@ def _text(path: str) -> str:
         raise RequirementsError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise RequirementsError(f"{path} is not UTF-8 text: {error}") from error
-
-
-def build_requires(directory: str) -> list[Requirement]:
-    """What a project's build backend needs (PEP 518)."""
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        with open(os.path.join(directory, "pyproject.toml"), "rb") as file:
-            lines = toml.load(file).get("build-system", {}).get("requires", ["setuptools"])
-        return [line_of(line) for line in lines]
-    except (OSError, ValueError, AttributeError):
-        return [Requirement("setuptools")]

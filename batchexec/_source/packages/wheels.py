@@ -7,6 +7,7 @@ import csv
 import functools
 import glob
 import hashlib
+import importlib
 import importlib.util
 import io
 import os
@@ -179,11 +180,9 @@ def _reread(path: str) -> Wheel:
 
 def _backend_here(path: str) -> bool:
     """Whether this interpreter has what builds the project, so that nothing needs to be downloaded."""
-    from batchexec._source.packages.requirements_files import build_requires
-
     if not os.path.isdir(path):
         return False
-    needed = build_requires(path)
+    needed = _build_requires(path)
     setuptools = find("setuptools")
     makes_wheels = setuptools is not None and Version(setuptools.version) >= Version("70.1")
     if not makes_wheels and any(requirement.name == "setuptools" for requirement in needed):
@@ -194,6 +193,17 @@ def _backend_here(path: str) -> bool:
         if not fits and not (requirement.name == "wheel" and makes_wheels):
             return False
     return True
+
+
+def _build_requires(directory: str) -> list[Requirement]:
+    """What a project's build backend needs (PEP 518)."""
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        with open(os.path.join(directory, "pyproject.toml"), "rb") as file:
+            lines = toml.load(file).get("build-system", {}).get("requires", ["setuptools"])
+        return [Requirement(line) for line in lines]
+    except (OSError, ValueError, AttributeError):
+        return [Requirement("setuptools")]
 
 
 def _build(path: str, target: str, isolated: bool) -> str:

@@ -10,10 +10,11 @@ import stat
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from batchexec._wire import files
+from batchexec._worker import locks
+from batchexec._worker.refusals import Refusal
 from batchexec._worker.store import Store, StoreError
-from batchexec._worker.task import Refusal
 
-from . import locks, room
+from . import room
 
 # The time of change that a checked file gets: when it has another one, a task has written to it.
 CHECKED = 1_000_000_000
@@ -78,7 +79,7 @@ class Contents:
         for number, contents in missing.items():
             source = sources[number]
             lock = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()
-            with locks.held(os.path.join(self._cache, room.LOCKS, lock)):
+            with locks.take(os.path.join(self._cache, room.LOCKS, lock)):
                 still = [one for one in contents.values() if not self._there(one)]  # a sibling may have been faster
                 if still:
                     self._read(source, still)

@@ -11,10 +11,11 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from batchexec._wire import files
 from batchexec._wire.envelope import BadEnvelope
+from batchexec._worker import locks
+from batchexec._worker.refusals import Refusal
 from batchexec._worker.store import Store
-from batchexec._worker.task import Refusal
 
-from . import locks, room
+from . import room
 from .contents import CHECKED, Content, Contents, content, intact, unavailable
 
 _TRIES = 5  # of a content that goes again before it is placed: others need the room, or write to it
@@ -32,7 +33,7 @@ class NodeFiles:
         self._read = read
         self._listings: Dict[str, files.Listing] = {}
         self._contents = Contents(cache, store)
-        self._held: Dict[str, int] = {}  # locks of kept sets
+        self._held: Dict[str, locks.Lock] = {}  # locks of kept sets
 
     def place(self, set_id: str, directory: str) -> None:
         """Put the set's files below `directory`: small ones as copies, large ones as read-only links. What is there
@@ -44,13 +45,12 @@ class NodeFiles:
         process lives. Raises as `place`."""
         if set_id not in self._held:
             lock = locks.take(room.use_lock(self._cache, set_id), shared=True)
-            assert lock is not None
-            os.utime(lock)
+            lock.touch()
             self._held[set_id] = lock
         target = os.path.join(self._cache, room.KEPT, set_id)
         listing = self._listing(set_id)
         if not self._whole(listing, os.fsencode(target)):
-            with locks.held(os.path.join(self._cache, room.LOCKS, f"make-{set_id}")):
+            with locks.take(os.path.join(self._cache, room.LOCKS, f"make-{set_id}")):
                 if not os.path.isdir(target):
                     self._make(listing, target)
                 elif not self._whole(listing, os.fsencode(target)):

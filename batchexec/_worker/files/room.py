@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import Iterator, List, NamedTuple
 
-from . import locks
+from batchexec._worker import locks
 
 _SHARE = 0.5  # of the disk, that one job's cache may take
 _MARGIN = 0.02  # of the disk, to be left free
@@ -38,11 +38,11 @@ class _Unit(NamedTuple):
 
 def make(cache: str, wanted: int) -> None:
     """Have `wanted` bytes free on the disk of `cache`. Raises NoRoom."""
-    with locks.held(os.path.join(cache, LOCKS, "room")) as counter:
+    with locks.take(os.path.join(cache, LOCKS, "room")) as lock:
         disk = os.statvfs(cache)
         total, free = disk.f_frsize * disk.f_blocks, disk.f_frsize * disk.f_bavail
         most, margin = total * _SHARE, min(total * _MARGIN, _MARGIN_MOST)
-        used = int(os.pread(counter, 32, 0) or b"0") + wanted
+        used = int(os.pread(lock.descriptor, 32, 0) or b"0") + wanted
         if used > most or free - wanted < margin:
             before = _size(cache)
             excess = max(before + wanted - most * _SLACK, wanted + margin / _SLACK - free)
@@ -53,7 +53,7 @@ def make(cache: str, wanted: int) -> None:
                 raise NoRoom(
                     f"{wanted / 1e6:,.1f} MB are needed, and {free / 1e6:,.1f} of {total / 1e6:,.1f} MB are free"
                 )
-        os.pwrite(counter, b"%-32d" % used, 0)
+        os.pwrite(lock.descriptor, b"%-32d" % used, 0)
 
 
 def mark_used(descriptor: int, mode: int) -> None:
@@ -68,7 +68,7 @@ def mark_used(descriptor: int, mode: int) -> None:
 
 def empty(cache: str) -> None:
     """Let everything go that no running task holds."""
-    with locks.held(os.path.join(cache, LOCKS, "room")):
+    with locks.take(os.path.join(cache, LOCKS, "room")):
         _free(cache, float("inf"))
 
 
@@ -91,7 +91,7 @@ def _free(cache: str, excess: float) -> int:
 
 def _drop_kept(cache: str, unit: _Unit) -> int:
     """Remove a placed set, unless a task uses it."""
-    lock = locks.take(use_lock(cache, os.path.basename(unit.path)), wait=False)
+    lock = locks.take_now(use_lock(cache, os.path.basename(unit.path)))
     if lock is None:
         return 0
     try:
@@ -99,7 +99,7 @@ def _drop_kept(cache: str, unit: _Unit) -> int:
         os.rename(unit.path, os.path.join(trash, "set"))
         shutil.rmtree(trash)
     finally:
-        os.close(lock)
+        lock.release()
     return unit.size
 
 

@@ -10,6 +10,8 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
+from batchexec._worker.refusals import Refusal, StartPlainly
+
 from .install_failures import InstallError
 from .installer import Made, Say, Work, has_all, image_paths, install
 from .pip_settings import PipSettings
@@ -26,19 +28,17 @@ Blob = Callable[[str], Any]  # by SHA-256, checked: bytes-like
 _entered: tuple[str, Made] | None = None  # what this process works in; there is no way out of it
 
 
-def enter(task: Task, digest: str | None) -> None:
+def enter(task: Task, digest: str | None) -> Made | None:
     """Have the packages of the spec of that SHA-256 importable before all that the image has; None: the image's alone.
 
     Installs them where no task of this node has done so; waits where one is at it. Raises Refusal ("requirements")
     where they cannot be had, StartPlainly where this process cannot load them any more.
     """
-    from batchexec._worker.task import StartPlainly
-
     global _entered
     if _entered is not None and _entered[0] != digest:
         raise StartPlainly
     if digest is None:
-        return
+        return None
     made = _entered[1] if _entered is not None else _found(task, digest)
     if made.site is not None and _entered is None:
         _refuse_what_is_loaded(made.site, task.is_forked)
@@ -47,12 +47,11 @@ def enter(task: Task, digest: str | None) -> None:
     if made.bin is not None:
         sys.executable = made.python
         os.environ["PATH"] = os.pathsep.join([made.bin, os.environ.get("PATH", os.defpath)])
-    task.environment = made
+    return made
 
 
 def _found(task: Task, digest: str) -> Made:
     from batchexec._wire.envelope import BadEnvelope
-    from batchexec._worker.task import Refusal
 
     def read() -> dict[str, Any]:
         spec: dict[str, Any] = json.loads(bytes(task.cache.data(digest)))
@@ -154,7 +153,9 @@ def _root(task: Task) -> str:
             path = os.path.join(place, name, "environments")
             try:
                 os.makedirs(path, exist_ok=True)
-                if os.stat(path).st_uid == user and os.access(path, os.W_OK):
+                # Who owns the directory above could put another in its place.
+                ours = os.stat(path).st_uid == user == os.stat(os.path.dirname(path)).st_uid
+                if ours and os.access(path, os.W_OK):
                     return path
             except OSError as error:  # not ours to write to: the next
                 problem = error
@@ -199,8 +200,6 @@ def _refuse_what_is_loaded(site: str, is_forked: bool) -> None:
     if not loaded:
         return
     if is_forked:
-        from batchexec._worker.task import StartPlainly
-
         raise StartPlainly
     for name in loaded:  # by the interpreter itself at its start, as files of the image told it
         del sys.modules[name]

@@ -19,9 +19,10 @@ import tempfile
 import time
 from typing import Any, Callable
 
+from batchexec._worker import locks
+
 from .install_failures import InstallError
 from .installer import NOT_NEEDED, Made, Say, made_in
-from .removable_locks import Lock
 
 KEPT = 8  # environments that stay though nobody uses them
 CACHE_LIMIT = 2 << 30  # bytes
@@ -51,7 +52,7 @@ class NodeEnvironments:
             return NOT_NEEDED
         if not os.path.islink(self._path(key)):
             return None
-        lock = Lock.taken(self._path(key, "lock"), shared=True)
+        lock = locks.take_now(self._path(key, "lock"), shared=True)
         if lock is None:
             return None
         directory = self._complete(key)
@@ -105,7 +106,7 @@ class NodeEnvironments:
         """One try. What it leaves in the end is whole, or nothing."""
         directory = scratch = ""
         try:
-            with Lock.waited_for(os.path.join(self._root, "cache.lock"), shared=True):
+            with locks.take(os.path.join(self._root, "cache.lock"), shared=True):
                 directory = tempfile.mkdtemp(prefix=f"{key}.", dir=self._root)
                 scratch = tempfile.mkdtemp(prefix=f"{key}.", dir=self._root)
                 build(directory, scratch)
@@ -130,17 +131,17 @@ class NodeEnvironments:
         except OSError:  # a full disk: the installer will say so itself
             pass
 
-    def _exclusively(self, key: str) -> Lock:
+    def _exclusively(self, key: str) -> locks.Lock:
         """The lock of one environment, however long its maker takes."""
         told = time.monotonic()
         path, progress = self._path(key, "lock"), self._path(key, "progress")
         heard = ""
         while True:
-            lock = Lock.taken(path)
+            lock = locks.take_now(path)
             if lock is not None:
                 return lock
             if self._complete(key) is not None:
-                lock = Lock.taken(path, shared=True)
+                lock = locks.take_now(path, shared=True)
                 if lock is not None and self._complete(key) is not None:
                     return lock
                 if lock is not None:
@@ -197,7 +198,7 @@ class NodeEnvironments:
         for place, (_, key) in enumerate(sorted(unused)):
             went = self._tidy_one(key, everything or place >= KEPT) or went
         if everything or _size(self.cache) > CACHE_LIMIT:
-            lock = Lock.taken(os.path.join(self._root, "cache.lock"))
+            lock = locks.take_now(os.path.join(self._root, "cache.lock"))
             if lock is not None:  # else others are at it, and the last of them will see
                 with lock:
                     went = os.path.exists(self.cache) or went
@@ -206,7 +207,7 @@ class NodeEnvironments:
 
     def _tidy_one(self, key: str, environment_too: bool) -> bool:
         """Remove what is left of unfinished environments of this key; and what is finished, if so asked."""
-        lock = Lock.taken(self._path(key, "lock"))
+        lock = locks.take_now(self._path(key, "lock"))
         if lock is None:
             return False
         with lock:
@@ -232,7 +233,7 @@ class NodeEnvironments:
 
 
 # Held to the end of the process: what a task uses must not be removed.
-_in_use: list[Lock] = []
+_in_use: list[locks.Lock] = []
 
 
 def _remove(path: str) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import time
 from typing import NamedTuple, Optional, Sequence
 
+from . import strays
+
 _GRACE_SECONDS = 5.0  # between the signals that ask and that force
 
 # Ends the group whose number it read last, once this process is gone: told by its standard input.
@@ -58,9 +60,12 @@ def run(
     guarded: bool,
 ) -> Ended:
     """Run the program to its end and that of its group. `streams` are the files for its output; `guarded`: it ends
-    with this process, whatever ends that (one program at a time). Raises CannotStart."""
+    with this process, whatever ends that (one program at a time), and no process that it started outlives it. Raises
+    CannotStart."""
     if guarded:
         _tell_guard("")  # it is there before the program is
+        strays.adopt()
+    before = strays.children() if guarded else frozenset()
     started = time.perf_counter()
     with open(streams[0], "wb") as out, open(streams[1], "wb") as err:
         try:
@@ -95,6 +100,7 @@ def run(
         _signal(process.pid, "SIGKILL")
         process.wait()
         if guarded:
+            strays.end(before)
             _tell_guard("")
     return Ended(process.returncode, seconds, timed_out)
 

@@ -8,12 +8,15 @@ import shutil
 import stat
 import sys
 import time
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from batchexec._wire import names
-from batchexec._worker import patterns
+from batchexec._worker import patterns, trees
 
 from . import processes
+
+if TYPE_CHECKING:
+    from batchexec._worker.context import Context
 
 APP = names.APP_PLACE
 TAIL_BYTES = 1024 * 1024  # of standard output and error, kept with the result
@@ -26,9 +29,7 @@ class Surroundings(NamedTuple):
 
     place: Callable[[str, str], object]  # (id of a file set, directory): have its files there
     kept: Callable[[str], str]  # id of a file set: a directory that has its files
-    unpacked: Callable[
-        [str, str], str
-    ]  # (id of a file set, name of the archive in it): the directory it was unpacked to
+    unpacked: Callable[[str, str], str]  # (id of a file set, name of the archive in it): where it was unpacked to
     python: str
     bin: Optional[str]  # directory with the programs of the packages
     guarded: bool
@@ -40,8 +41,8 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
 
     current = context.current
     assert current is not None
-    assert current.attachments is not None
-    made = current.environment
+    attachments, made = current.attachments, current.environment
+    assert attachments is not None
     surroundings = Surroundings(
         place=lambda set_id, directory: current.files.place(set_id, directory),
         kept=lambda set_id: current.files.kept(set_id),
@@ -50,12 +51,12 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         bin=made.bin if made is not None else None,
         guarded=True,
     )
-    directory = os.path.join(current.task.work_dir, _RUNS, str(current.attachments.number))
-    remove(directory)  # of an earlier try
+    directory = os.path.join(current.task.work_dir, _RUNS, str(attachments.number))
+    trees.remove(directory)  # of an earlier try
     kept = f"{directory}.kept"
     result = perform(spec, directory, kept, surroundings)
     for path, _ in result["outputs"]:
-        current.attachments.add(path, os.path.join(kept, *path.split("/")))
+        attachments.add(path, os.path.join(kept, *path.split("/")))
     _hand_on(result)
     return result
 
@@ -94,23 +95,10 @@ def perform(spec: dict[str, Any], directory: str, kept: str, surroundings: Surro
             **{"staging": round(time.perf_counter() - started, 6), "missing": [], "refused": []},
         }
     finally:
-        remove(directory)
+        trees.remove(directory)
         for stream in ("stdout", "stderr"):
             if os.path.exists(f"{directory}.{stream}"):
                 os.unlink(f"{directory}.{stream}")
-
-
-def remove(directory: str) -> None:
-    """Whatever the program did to the modes of its directories."""
-    if not os.path.isdir(directory):
-        return
-    pending = [directory]
-    while pending:
-        path = pending.pop()
-        os.chmod(path, stat.S_IRWXU)  # before it is looked into
-        with os.scandir(path) as entries:
-            pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    shutil.rmtree(directory)
 
 
 def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
@@ -121,18 +109,24 @@ def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
     return surroundings.kept(spec["app"])
 
 
-def _unpacked_once(current: Any, set_id: str, name: str) -> str:
+def _unpacked_once(current: Context, set_id: str, name: str) -> str:
     """Once per node and job: in the job's own directory there, and with that it goes."""
     from batchexec._wire import archives
-    from batchexec._worker.files import locks
+    from batchexec._worker import locks
+    from batchexec._worker.refusals import Refusal
 
     target = os.path.join(current.task.cache.directory, f"app-{set_id}")
     if not os.path.isdir(target):
-        with locks.held(f"{target}.lock"):
+        with locks.take(f"{target}.lock"):
             scratch = f"{target}.part"
             shutil.rmtree(scratch, ignore_errors=True)  # of a sibling that was killed
             if not os.path.isdir(target):
-                archives.unpack(os.path.join(current.files.kept(set_id), name), scratch)
+                archive = os.path.join(current.files.kept(set_id), name)
+                try:
+                    archives.unpack(archive, scratch)
+                except (archives.BadArchive, OSError) as error:
+                    shutil.rmtree(scratch, ignore_errors=True)  # a full disk is left as it was
+                    raise Refusal("files", f"the app {name!r} cannot be unpacked on the node: {error}") from error
                 os.rename(scratch, target)
     return archives.root_of(target)
 

@@ -1,0 +1,293 @@
+"""What is meant to be data stays data: values in a shell's text, archives, tables, results, what programs leave."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers_work as work
+import pytest
+from helpers_service import Account, service, until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_command import is_alive
+from test_tampered import node_held, waiting
+
+from batchexec import BatchExecutor, Command, CommandResult
+from batchexec._command.shell_texts import PLACE, places
+from batchexec._wire import archives, envelope, names
+from batchexec.errors import FilesError, TamperedError
+
+HOSTILE = ["$(touch run)", "`touch run`", "; touch run #", "'; touch run; '", "\ntouch run", "a[$(touch run)]", "a b"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# values in the text of a shell
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("echo '{x}'", "within quotes"),
+        ('echo "a {x}"', "within quotes"),
+        ('echo $(echo "{x}")', "within quotes"),
+        ("echo \\{x}", "behind a backslash"),
+        ("echo ${x}", "behind a \\$"),
+        ("echo `echo {x}`", "between backticks"),
+        ("echo $((1 + ({x})))", "in an arithmetic expression"),
+        ("echo # {x}", "in a comment"),
+        ("cat <<END\n{x}\nEND", "in a here-document"),
+        ("cat <<-'END' >f\na\n\tEND\ncat <<{x}\n", "at the end of a here-document"),
+    ],
+)
+def test_a_value_that_cannot_be_quoted_where_it_stands_is_refused(text: str, where: str) -> None:
+    command = Command(text, shell=True, check=False)
+    for value in HOSTILE:
+        with pytest.raises(ValueError, match=rf"(?s)\{{x\}} stands {where}.*without quotes"):
+            command(x=value)
+    assert isinstance(command(x=5), CommandResult), "what means itself is no danger"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "printf %s {x}",
+        "printf %s a\"b'c\"'d\"e'{x}",
+        'printf %s "$(printf %s {x})"',
+        "(echo it\\'s; printf %s {x}) | tail -n +2",
+        "cat <<END >/dev/null\nit's\nEND\nprintf %s {x}",
+        "echo $((1 << 2)) >/dev/null # it's\nprintf %s {x}",
+        "printf %s x#y >/dev/null; y='#'; printf %s {x}",
+    ],
+)
+def test_elsewhere_it_arrives_as_it_is(text: str, here: Path) -> None:
+    for value in HOSTILE:
+        shown = Command(text, shell=True, outputs="ru[n]")(x=value)
+        assert shown.stdout.endswith(value)
+        assert not shown.outputs
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("ab \n'\"`\\$(){}#<;|&" + PLACE, max_size=40))
+def test_every_placeholder_of_any_text_has_its_place(text: str) -> None:
+    assert len(places(text)) == text.count(PLACE)
+
+
+# archives of programs
+
+
+def tar(path: str, *members: tuple[str, bytes, str]) -> str:
+    """Members as (name, tarfile's type, content or where a link leads)."""
+    with tarfile.open(path, "w") as archive:
+        for name, kind, text in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = kind, 0o755
+            data = text.encode() if kind == tarfile.REGTYPE else b""
+            info.size, info.linkname = len(data), "" if data else text
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [("a", "."), ("a/up", "..")],
+        [("deep/er/top", "../.."), ("up", "deep/er/top/..")],
+        [("up", "deep/er/top/.."), ("deep/er/top", "../..")],
+    ],
+)
+def test_links_do_not_lead_outside_by_way_of_others(here: Path, links: list[tuple[str, str]]) -> None:
+    members = [("prog", tarfile.REGTYPE, "#!/bin/sh\n"), *((name, tarfile.SYMTYPE, to) for name, to in links)]
+    path = tar("app.tar", *members)
+    (here / "in").mkdir()
+    with pytest.raises(archives.BadArchive, match=r"leads outside|below a link"):
+        archives.unpack(path, "in/app")
+    assert os.listdir("in") == ["app"]
+    with pytest.raises(FilesError, match="cannot be unpacked"):
+        Command("prog", app=path)()
+
+
+def test_archives_that_are_broken_or_swollen_are_refused(here: Path) -> None:
+    with zipfile.ZipFile("link.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        info = zipfile.ZipInfo("link")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, b"a" * 10_000_000)
+    with pytest.raises(archives.BadArchive, match="leads to no path"):
+        list(archives.members("link.zip"))
+    with zipfile.ZipFile("cut.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", os.urandom(5000))
+    whole = Path("cut.zip").read_bytes()
+    Path("cut.zip").write_bytes(whole[:1000] + b"\xff" * 100 + whole[1100:])
+    with pytest.raises(archives.BadArchive, match="'data' cannot be read"):
+        archives.unpack("cut.zip", "cut")
+    hard = tar("hard.tar", ("file", tarfile.REGTYPE, "x"), ("dir", tarfile.DIRTYPE, ""), ("to", tarfile.LNKTYPE, "dir"))
+    with pytest.raises(archives.BadArchive, match="which is no file"):
+        archives.unpack(hard, "hard")
+
+
+def test_an_unpacked_program_is_not_written_to(here: Path) -> None:
+    path = tar("app.tar", ("prog", tarfile.REGTYPE, "old"), ("prog", tarfile.REGTYPE, "new"))
+    archives.unpack(path, "app")
+    assert Path("app/prog").read_text() == "new"
+    assert os.stat("app/prog").st_mode & 0o222 == 0
+
+
+# tables of sweeps
+
+
+def test_a_table_names_no_file_outside_of_its_directory(here: Path) -> None:
+    command = Command("touch {out} {out}-ran-{n}", outputs={"out": "o", "all": "*-ran-*"})
+    (here / "secret").write_text("not of the sweep")
+    with BatchExecutor(where="inline") as ex:
+        (first,) = ex.map(command, [{"n": 1}], resume="sweep")
+        table, kept = here / "sweep/sweep.csv", here / "sweep/.sweep/0.json"
+        whole = table.read_text()
+        for outside in ("../secret", "0/../../secret", "/../secret"):
+            table.write_text(whole.replace("0/o;", f"{outside};"))
+            (again,) = ex.map(command, [{"n": 1}], resume="sweep")
+            assert again.outputs == first.outputs, "it was run again"
+        said = json.loads(kept.read_text())
+        said["named"]["out"] = ["../secret"]
+        kept.write_text(json.dumps(said))
+        (again,) = ex.map(command, [{"n": 1}], resume="sweep")
+        assert again.named["out"] == []
+        kept.write_text("[]")
+        assert [one.outputs for one in ex.map(command, [{"n": 1}], resume="sweep")] == [first.outputs]
+
+
+# results that somebody else writes
+
+
+def forged(head: str) -> bytes:
+    data = head.encode()
+    return envelope.MAGIC + bytes(32) + len(data).to_bytes(4, "big") + data
+
+
+FORGED = [
+    forged('{"frames":[1e400]}'),
+    forged('{"frames":[-5000]}'),
+    forged('{"frames":[' + "9" * 28 + "]}"),
+    forged('{"frames":' + "[" * 100_000),
+]
+
+
+@pytest.mark.parametrize("data", FORGED, ids=["infinite", "negative", "huge", "deep"])
+def test_what_is_not_signed_yet_cannot_break_its_reader(data: bytes) -> None:
+    with pytest.raises(envelope.BadEnvelope):
+        envelope.length(data)
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[Account]:
+    with service() as running:
+        running.fixed_pool("narrow", slots=1)
+        yield running
+
+
+@pytest.fixture
+def executor(account: Account) -> Iterator[Callable[..., BatchExecutor]]:
+    made: list[BatchExecutor] = []
+
+    def make(**fields: Any) -> BatchExecutor:
+        made.append(BatchExecutor(**account.settings, pool_id="narrow", retries=0, echo=False, **fields))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shutdown()
+
+
+def test_forged_results_fail_their_own_calls_alone(
+    account: Account, executor: Callable[..., BatchExecutor], here: Path
+) -> None:
+    ex = executor(outputs="*.txt")
+    with node_held(account, here):
+        futures = [ex.submit(work.double, number) for number in range(len(FORGED) + 1)]
+        until(lambda: waiting(account))
+        for number, data in enumerate(FORGED):
+            account.only_container().upload_blob(names.result_blob(number, 0), data)
+    assert all(isinstance(future.exception(30), TamperedError) for future in futures[:-1])
+    assert futures[-1].result(30) == 2 * len(FORGED)
+
+
+# programs on a node
+
+
+PROBE = """
+import json, os
+found = {}
+for process in filter(str.isdigit, os.listdir("/proc")):
+    for what in ("environ", "cmdline"):
+        try:
+            with open(f"/proc/{process}/{what}", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        found[f"{process} {what}"] = text.decode("utf-8", "replace")
+print(json.dumps([dict(os.environ), found, os.listdir("/proc/self/fd")]))
+"""
+
+
+def test_a_program_sees_no_secret_of_its_task(
+    account: Account, executor: Callable[..., BatchExecutor], here: Path
+) -> None:
+    (here / "probe.py").write_text(PROBE)
+    options = ["--index-url", "https://me:index-secret@packages.example/simple"]
+    ex = executor(pip_options=options, proxy="http://me:proxy-secret@proxy.example:3128")
+    future = ex.submit(Command("python probe.py"))
+    until(account.jobs)
+    (job,) = account.jobs()
+    key = next(one.value for one in account.batch.get_job(job).common_environment_settings if one.name == names.ENV_KEY)
+    environment, processes, descriptors = json.loads(future.result(30).stdout)
+    assert not {name for name in environment if name in names.ENV_SECRET}
+    assert len(descriptors) == 4, "standard streams, and the one that it lists them by"
+    assert len(processes) > 4
+    for secret in ("index-secret", "proxy-secret", key):
+        assert not [which for which, text in processes.items() if secret in text]
+    assert not [which for which, text in processes.items() if "sig=" in text and job in text]
+
+
+def test_what_a_program_leaves_running_ends_with_it(executor: Callable[..., BatchExecutor], here: Path) -> None:
+    daemon = "setsid sh -c 'setsid sleep 97 & echo $! >> {pids}; sleep 98' & echo $! >> {pids}; sleep 99 & echo $! >>"
+    wait = "until [ $(wc -l < {pids}) = 3 ]; do sleep 0.01; done"
+    command = Command(f"{daemon} {{pids}}; {wait}", shell=True, outputs={"pids": "pids"})
+    result = executor(output_dir=str(here / "{item}")).submit(command).result(30)
+    pids = [int(line) for line in result.outputs[0].read_text().split()]
+    assert len(pids) == 3
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def test_an_app_that_cannot_be_unpacked_leaves_nothing(executor: Callable[..., BatchExecutor], here: Path) -> None:
+    links = [("deep/er/top", tarfile.SYMTYPE, "../.."), ("up", tarfile.SYMTYPE, "deep/er/top/..")]
+    path = tar("app.tar", ("prog", tarfile.REGTYPE, "#!/bin/sh\n"), *links)
+    ex = executor()
+    with pytest.raises(FilesError, match=r"the app 'app.tar' cannot be unpacked on the node: .*leads outside"):
+        ex.submit(Command("prog", app=path)).result(30)
+    look = Command('ls "$AZ_BATCH_JOB_PREP_WORKING_DIR/cache"', shell=True)
+    found = ex.submit(look).result(30).stdout.split()
+    assert "kept" in found, "this is where it was unpacked"
+    assert not [name for name in found if name.endswith(".part")]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a directory away")
+def test_environments_are_in_no_directory_that_another_user_can_replace(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from batchexec._worker.packages import environment
+
+    (here / "batchexec").mkdir()
+    os.chown(here / "batchexec", 12345, -1)
+    (here / "batchexec").chmod(0o777)
+    monkeypatch.setenv("AZ_BATCH_NODE_SHARED_DIR", str(here))
+    assert environment._root(None) == str(here / f"batchexec-{os.getuid()}/environments")  # type: ignore[arg-type]
