@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 WORKERS ?= 2
+# The long ones wait for containers and clocks half of their time.
+SLOW_WORKERS ?= 3
 
 .PHONY: help demo test lint types quick test-slow tools containers bench clean
 
@@ -30,7 +32,7 @@ quick: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(MAKE) --jobs=4 tools
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow --durations=15
+	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadfile -m slow --durations=15
 	$(BIN)/python tests/smoke_pythons.py
 
 bench: $(VENV)/.installed-test
