@@ -32,7 +32,7 @@ quick: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(MAKE) --jobs=4 tools
-	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadfile -m slow --durations=15
+	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup --no-loadscope-reorder -m slow --durations=15
 	$(BIN)/python tests/smoke_pythons.py
 
 bench: $(VENV)/.installed-test

@@ -25,6 +25,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("here"):
                 item.add_marker(pytest.mark.skip(reason="about executors that bring their own service"))
+        return
+    # For `--dist loadgroup`: files stay together. Whole suites in one test take longest: each by itself, and first.
+    items.sort(key=_is_suite, reverse=True)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.name if _is_suite(item) else item.path.name))
+
+
+def _is_suite(item: pytest.Item) -> bool:
+    return item.path.name == "test_places.py"
 
 
 @pytest.fixture(scope="session")

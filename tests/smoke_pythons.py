@@ -51,8 +51,9 @@ def smoke(python: Path, version: tuple[int, int]) -> None:
     pip = [inner, "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
     with tempfile.TemporaryDirectory() as elsewhere:
         source = Path(elsewhere, "source")  # building leaves traces
-        shutil.copytree(ROOT / "batchexec", source / "batchexec", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        for folder in ("batchexec", "worker_image"):
+            shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE", "Dockerfile"):
             shutil.copy(ROOT / name, source)
         subprocess.run([*pip, source], check=True)
         # As strict as a user's own tests may be: no warning may come from within.
