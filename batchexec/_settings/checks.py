@@ -106,9 +106,14 @@ def patterns(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def is_blob(value: Any) -> bool:
+    """Whether it is a BlobPath, whose room lies above this one."""
+    return hasattr(value, "container") and hasattr(value, "prefix")
+
+
 def output_dir(value: Any) -> Any:
     """A template of directories as text, or a BlobPath as it is."""
-    if hasattr(value, "container") and hasattr(value, "prefix"):
+    if is_blob(value):
         return value
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):

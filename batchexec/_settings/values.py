@@ -11,6 +11,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
+from .checks import is_blob
 from .given import ENVIRONMENT, FILE, Origin, Secret
 from .table import Row, kind
 
@@ -62,7 +63,7 @@ def _several(value: Any, *, nested: bool) -> tuple[Any, ...]:
     """Texts and paths as a tuple of texts; with `nested`, also a mapping, as pairs."""
     if nested and isinstance(value, Mapping):
         value = [(str(name), source) for name, source in value.items()]
-    several = [value] if isinstance(value, (str, os.PathLike)) or (nested and _is_blob(value)) else value
+    several = [value] if isinstance(value, (str, os.PathLike)) or (nested and is_blob(value)) else value
     try:
         if nested:
             return tuple(_place(one) for one in several)
@@ -79,12 +80,7 @@ def _place(value: Any) -> Any:
     if isinstance(value, tuple):
         there, here = value
         return os.fspath(there), _place(here)
-    return value if _is_blob(value) else os.fspath(value)
-
-
-def _is_blob(value: Any) -> bool:
-    """Whether it is a BlobPath."""
-    return hasattr(value, "container") and hasattr(value, "prefix")
+    return value if is_blob(value) else os.fspath(value)
 
 
 def _parsed(wanted: str, text: str) -> Any:

@@ -109,8 +109,7 @@ class Attachments:
         found, refused = patterns.find(self._work_dir, self._wanted)
         refused = [text for text in refused if text not in self._known]
         taken = []
-        # Links first: what they lead to may be an output too, and is about to be moved.
-        for name in sorted(found, key=lambda name: not os.path.islink(os.path.join(self._work_dir, name))):
+        for name in patterns.in_order_of_taking(self._work_dir, found):
             try:
                 held = self._hold(name)
                 if held is not None:

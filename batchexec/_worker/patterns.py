@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import stat
-from typing import Callable
+from typing import Callable, Iterable
 
 _Matcher = Callable[[str], object]
 
@@ -28,6 +28,11 @@ def find(root: str, patterns: list[str]) -> tuple[list[str], list[str]]:
         if parts:
             walk.below("", parts)
     return sorted(found), [refused[name] for name in sorted(refused)]
+
+
+def in_order_of_taking(root: str, names: Iterable[str]) -> list[str]:
+    """Links first: what they lead to may be taken too, and is about to be moved."""
+    return sorted(names, key=lambda name: not os.path.islink(os.path.join(root, name)))
 
 
 class _Walk:

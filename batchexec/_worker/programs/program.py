@@ -224,8 +224,7 @@ def _collect(
             names_of = found.setdefault(path, [])
             if name is not None:
                 names_of.append(name)
-    # Links first: what they lead to may be an output too, and is about to be moved.
-    for path in sorted(found, key=lambda path: not os.path.islink(path_in(directory, path))):
+    for path in patterns.in_order_of_taking(directory, found):
         source, target = path_in(directory, path), path_in(kept, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.islink(source):
