@@ -153,12 +153,12 @@ def waiting(begun: Path) -> str:
 def test_a_spot_node_is_preempted_and_comes_back(service: Faulty, tmp_path: Path) -> None:
     pool = service.pool(**SPOT)
     job = service.job(pool)
-    service.arm({"kind": "preempt", "seconds": 0.3, "count": 1, "back": 0.2, "match": {"pool": pool}})
+    service.arm({"kind": "preempt", "seconds": 0.1, "count": 1, "match": {"pool": pool}})
     begun = tmp_path / "begun"
     service.task(job, waiting(begun))
-    first = node(service, pool).id
-    node_in(service, pool, "preempted")
+    first = node_in(service, pool, "preempted").id
     assert service.client.get_task(job, "t").state == "active"
+    service.control("POST", f"recreate/pools/{pool}/nodes/{first}")
     Path(f"{begun}.go").touch()
     task = service.completed(job)
     assert task.execution_info.exit_code == 0
