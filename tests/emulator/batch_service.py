@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import textwrap
 import zipfile
@@ -80,6 +81,13 @@ class Service:
     def output(self, job: str, id: str = "t", name: str = "stdout.txt") -> str:
         return b"".join(self.client.download_task_file(job, id, name)).decode()
 
+    def said(self, job: str, id: str = "t") -> str:
+        """What a task, which may not have begun, has printed so far."""
+        try:
+            return self.output(job, id)
+        except HttpResponseError:  # there are no files before it runs
+            return ""
+
     def absent_blob(self) -> str:
         """A signed address, good for a blob that is not there (404, not 403)."""
         return self.blob(None)
@@ -130,6 +138,21 @@ def contract_app(directory: Path, module: str, text: str) -> Path:
         archive.writestr(f"{module}.py", textwrap.dedent(text))
         archive.writestr("__main__.py", "print('plain')")
     return path
+
+
+def fork_setting(app: Path, module: str) -> str:
+    """What a job says in BATCHEXEC_FORK_SERVER to have its tasks forked from this zipapp."""
+    return f"{app}:{module}:{hashlib.sha256(app.read_bytes()).hexdigest()}"
+
+
+def process_lives(pid: str | int) -> bool:
+    """Whether a process is at work: one that is dead is not, though nobody may have waited for it yet."""
+    return Path("/proc", str(pid).strip(), "cwd").exists()
+
+
+def process_is_there(pid: str | int) -> bool:
+    """Whether there is such a process, be it only a dead one that nobody has waited for."""
+    return Path("/proc", str(pid).strip()).exists()
 
 
 def refused(code: str, status: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,12 +34,12 @@ class Here:
         body: Any = {"id": id, "vmSize": "Standard_D4s_v5", **more}
         await self.client.create_pool(body)
 
-    async def task(self, id: str = "t") -> None:
-        """A task that counts its starts and ends when the file `go` is there."""
+    async def task(self, id: str = "t", **more: Any) -> None:
+        """A task that counts its starts and ends when the file `go` is there, unless `more` says otherwise."""
         if not self.emulator.account.jobs:
             job: Any = {"id": "j", "poolInfo": {"poolId": "p"}}
             await self.client.create_job(job)
-        body: Any = {"id": id, "commandLine": COUNTED.format(self.root)}
+        body: Any = {"id": id, "commandLine": COUNTED.format(self.root), **more}
         await self.client.create_task("j", body)
 
     def go(self) -> None:
@@ -55,6 +56,11 @@ class Here:
     async def task_in(self, *states: str) -> Any:
         return await until(lambda: self.client.get_task("j", "t"), lambda task: task.state in states)
 
+    async def directory(self) -> Path:
+        """The directory of the task, which runs or ran."""
+        node = (await self.task_in("running", "completed")).node_info
+        return self.root / "nodes" / node.node_id / node.task_root_directory
+
     async def node_in(self, *states: str) -> Any:
         node = self.nodes[0].id
         return await until(lambda: self.client.get_node("p", node), lambda found: found.state in states)
@@ -63,19 +69,25 @@ class Here:
         return await until(lambda: self.client.get_pool("p"), lambda pool: pool.allocation_state == "steady")
 
 
-async def until(look: Callable[[], Awaitable[Any]], good: Callable[[Any], bool]) -> Any:
-    async def seen() -> Any:
-        while not good(found := await look()):
-            await asyncio.sleep(0.002)
-        return found
+async def until(look: Callable[[], Any], good: Callable[[Any], bool] = bool) -> Any:
+    """What `look` finds, at once or when it is awaited, as soon as it is good."""
 
-    return await asyncio.wait_for(seen(), 10)
+    async def seen() -> Any:
+        while True:
+            found = look()
+            if inspect.isawaitable(found):
+                found = await found
+            if good(found):
+                return found
+            await asyncio.sleep(0.002)
+
+    return await asyncio.wait_for(seen(), 60)
 
 
 @asynccontextmanager
-async def emulated(root: Path, **options: Any) -> AsyncIterator[Here]:
+async def emulated(root: Path, clock: ManualClock | None = None, **options: Any) -> AsyncIterator[Here]:
     """`options` as in Options."""
-    clock, batch, blobs = ManualClock(), listen(0), listen(0)
+    clock, batch, blobs = clock or ManualClock(), listen(0), listen(0)
     access = Access.create(batch, blobs)
     credential = AzureNamedKeyCredential(access.account, access.batch_key)
     async with (

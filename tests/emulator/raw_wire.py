@@ -34,7 +34,7 @@ class Reply:
 class Wire:
     """A connection that is opened again after the server has closed it."""
 
-    def __init__(self, endpoint: str, seconds: float = 10.0) -> None:
+    def __init__(self, endpoint: str, seconds: float = 60.0) -> None:
         address = urlsplit(endpoint)
         self._address = address.hostname or "", address.port or 80
         self.host = address.netloc

@@ -8,11 +8,12 @@ import hashlib
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from helpers_http import serving
 
 _DOCKER = "application/vnd.docker."
 
@@ -74,15 +75,6 @@ def registry(*, user: str, password: str, files: Mapping[str, bytes]) -> Iterato
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads it."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        address = f"127.0.0.1:{server.server_address[1]}"
-        try:
-            yield address, f"{address}/small:1"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        address = url.partition("//")[2]
+        yield address, f"{address}/small:1"

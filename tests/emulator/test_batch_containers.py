@@ -230,7 +230,7 @@ def test_a_preparation_in_a_container_bars_the_nodes_of_a_pool_without(service: 
         lambda found: found and found[0].job_preparation_task_execution_info.state == "completed",
     )[0].job_preparation_task_execution_info
     assert status.failure_info.code == "ContainerInvalidSettings"
-    assert service.client.get_task(job, "t").state == "active"
+    service.until(lambda: service.client.get_task(job, "t"), lambda task: task.state == "active")
 
 
 @pytest.mark.parametrize(

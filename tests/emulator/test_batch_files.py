@@ -75,7 +75,7 @@ def raw(service: Service, method: str, url: str) -> tuple[int, bytes]:
     text = "\n".join([*lines, "api-version:2025-06-01"])
     mac = hmac.new(base64.b64decode(service.info["batch_key"]), text.encode(), "sha256")
     signature = base64.b64encode(mac.digest()).decode()
-    connection = HTTPConnection(parts.netloc, timeout=10)
+    connection = HTTPConnection(parts.netloc, timeout=60)
     connection.request(
         method,
         f"{parts.path}?api-version=2025-06-01",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,6 @@ def release(command: str, **more: Any) -> models.BatchJobReleaseTask:
 
 def ended(service: Service, job: str) -> models.BatchJob:
     return service.until(lambda: service.client.get_job(job), lambda found: found.state == "completed")
-
-
-def file_appears(path: Path) -> None:
-    Service.until(path.exists, bool)
 
 
 # Release
@@ -277,7 +272,7 @@ async def test_a_job_on_a_node_out_of_contact_ends_only_by_force(here: Here) -> 
     here.emulator.pools.nodes.disconnect(here.nodes[0])
     jobs.terminate(account.job("j"), "over")
     jobs.delete(account.job("k"))
-    await until(lambda: asyncio.sleep(0, "k" in account.jobs), lambda there: not there)
+    await until(lambda: "k" not in account.jobs)
     assert account.job("j").state == "terminating"
     jobs.delete(account.job("j"), force=True)
-    await until(lambda: asyncio.sleep(0, "j" in account.jobs), lambda there: not there)
+    await until(lambda: "j" not in account.jobs)

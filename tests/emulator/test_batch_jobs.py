@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.batch import models
-from azure.batch.aio import BatchClient as AsyncBatchClient
-from azure.core.credentials import AzureNamedKeyCredential
 from batch_service import Service, refused, service
-
-from batchexec.emulator.options import Options
-from batchexec.emulator.service import Access, Emulator, listen
+from manual_service import Here, scenario, until
 
 __all__ = ["service"]
 
@@ -36,11 +30,13 @@ def job_state(service: Service, job: str, state: str) -> models.BatchJob:
 # Preparation
 
 
-def test_the_preparation_task_runs_once_per_node_before_the_first_task(service: Service) -> None:
-    pool = service.pool(nodes=2, slots=2)
+def test_the_preparation_task_runs_once_per_node_before_the_first_task(service: Service, tmp_path: Path) -> None:
+    pool, go = service.pool(nodes=2, slots=2), tmp_path / "go"
     job = service.job(pool, job_preparation_task=prep("/bin/sh -c 'echo >> ran'"))
+    line = f"wc -l < $AZ_BATCH_JOB_PREP_WORKING_DIR/ran; until [ -e {go} ]; do sleep 0.01; done"
     for i in range(8):
-        service.task(job, "/bin/sh -c 'wc -l < $AZ_BATCH_JOB_PREP_WORKING_DIR/ran; sleep 0.02'", f"t{i}")
+        service.task(job, f"/bin/sh -c '{line}'", f"t{i}")
+    go.touch()  # until now they filled both nodes
     nodes = {service.completed(job, f"t{i}").node_info.node_id for i in range(8)}
     assert {service.output(job, f"t{i}") for i in range(8)} == {"1\n"}
     statuses = list(service.client.list_job_preparation_and_release_task_status(job))
@@ -136,15 +132,27 @@ def test_an_empty_job_that_ends_with_its_last_task_ends_at_once(service: Service
     job_state(service, job, "completed")
 
 
-def test_the_wall_clock_of_a_job_ends_it_and_can_be_extended(service: Service, pool: str) -> None:
-    short = models.BatchJobConstraints(max_wall_clock_time=timedelta(seconds=0.3))
-    ends, lives = service.job(pool, constraints=short), service.job(pool, constraints=short)
-    longer = models.BatchJobConstraints(max_wall_clock_time=timedelta(hours=1))
-    service.client.update_job(lives, models.BatchJobUpdateOptions(constraints=longer))
-    service.task(ends, "sleep 100")
-    assert job_state(service, ends, "completed").execution_info.termination_reason == "MaxWallClockTimeExpiry"
-    assert service.client.get_task(ends, "t").execution_info.failure_info.code == "TaskEnded"
-    assert service.client.get_job(lives).state == "active"
+@scenario
+async def test_the_wall_clock_of_a_job_ends_it_and_can_be_extended(here: Here) -> None:
+    client, clock = here.client, here.clock
+    await here.pool(targetDedicatedNodes=1)
+    for id in ("j", "lives"):
+        job: Any = {"id": id, "poolInfo": {"poolId": "p"}, "constraints": {"maxWallClockTime": "PT1H"}}
+        await client.create_job(job)
+    await here.task()
+    await here.task_in("running")
+    clock.advance(3599)
+    longer: Any = {"constraints": {"maxWallClockTime": "PT3H"}}
+    await client.update_job("lives", longer)
+    assert (await client.get_job("j")).state == "active"
+    clock.advance(1)
+    ended = await until(lambda: client.get_job("j"), lambda found: found.state == "completed")
+    assert ended.execution_info.termination_reason == "MaxWallClockTimeExpiry"
+    assert (await here.task_in("completed")).execution_info.failure_info.code == "TaskEnded"
+    clock.advance(2 * 3600 - 1)
+    assert (await client.get_job("lives")).state == "active"
+    clock.advance(1)
+    await until(lambda: client.get_job("lives"), lambda found: found.state == "completed")
 
 
 def test_a_deleted_job_is_gone_with_its_processes_and_files(service: Service, pool: str) -> None:
@@ -159,32 +167,21 @@ def test_a_deleted_job_is_gone_with_its_processes_and_files(service: Service, po
     assert not directory.exists()
 
 
-def test_a_job_can_be_deleted_while_its_nodes_and_other_pools_go(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        batch, blobs = listen(0), listen(0)
-        access = Access.create(batch, blobs)
-        credential = AzureNamedKeyCredential(access.account, access.batch_key)
-        async with (
-            Emulator(batch, blobs, access, Options(tmp_path)) as emulator,
-            AsyncBatchClient(access.batch_endpoint, credential) as client,
-        ):
-            for name in ("p", "q", "r"):
-                pool: Any = {"id": name, "vmSize": "Standard_D4s_v5", "targetDedicatedNodes": 4}
-                await client.create_pool(pool)
-            job: Any = {"id": "j", "poolInfo": {"poolId": "p"}}
-            await client.create_job(job)
-            tasks: Any = {"value": [{"id": f"t{i}", "commandLine": "true"} for i in range(4)]}
-            await client.create_task_collection("j", tasks)
-            while (await client.get_job_task_counts("j")).task_counts.completed < 4:
-                pass
-            account = emulator.account
-            emulator.jobs.delete(account.job("j"))
-            for pool in list(account.pools.values()):
-                emulator.pools.delete(pool)
-            await account.idle()
-            assert (account.jobs, account.pools) == ({}, {})
-
-    asyncio.run(scenario())
+@scenario
+async def test_a_job_can_be_deleted_while_its_nodes_and_other_pools_go(here: Here) -> None:
+    for name in ("p", "q", "r"):
+        await here.pool(name, targetDedicatedNodes=4)
+    for i in range(4):
+        await here.task(f"t{i}")
+    here.go()
+    counts = lambda: here.client.get_job_task_counts("j")  # noqa: E731
+    await until(counts, lambda found: found.task_counts.completed == 4)
+    account = here.emulator.account
+    here.emulator.jobs.delete(account.job("j"))
+    for pool in list(account.pools.values()):
+        here.emulator.pools.delete(pool)
+    await account.idle()
+    assert (account.jobs, account.pools) == ({}, {})
 
 
 def test_a_disabled_job_starts_nothing_until_it_is_enabled(service: Service, pool: str) -> None:

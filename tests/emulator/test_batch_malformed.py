@@ -359,6 +359,7 @@ def test_ten_thousand_malformed_requests_leave_the_service_as_small_as_it_was(sm
     _storm(service, pid, 2000, SEED)
     files, memory = _footprint(pid)
     _storm(service, pid, 8000, SEED + 1)
-    after = _footprint(pid)
-    assert after[0] <= files + 5, (SEED, files, after)
+    print(f"seed {SEED}: {files} files, {memory} MiB")
+    # What is open for the connections of the storm goes when the service comes to it.
+    after = service.until(lambda: _footprint(pid), lambda found: found[0] <= files + 5)
     assert after[1] <= memory + 20, (SEED, memory, after)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_service import refused
+from batch_service import process_is_there, refused
 from manual_service import Here, emulated, scenario, until
+
+from batchexec.emulator.node import processes
 
 # Allocation
 
@@ -99,13 +101,13 @@ async def test_a_preempted_node_loses_disk_and_tasks_and_comes_back_under_its_id
     await here.pool(targetLowPriorityNodes=1, startTask={"commandLine": "true"})
     await here.task()
     await here.task_in("running")
-    await until(lambda: _value(here.runs()), lambda runs: runs == 1)
+    await until(lambda: here.runs(), lambda runs: runs == 1)
     (node,) = here.nodes
     here.emulator.pools.nodes.preempt(node, 120)
     assert (await here.client.get_node("p", node.id)).state == "preempted"
     task = await here.task_in("active")
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 0)
-    await until(lambda: _value(node.agent.root.exists()), lambda there: not there)
+    await until(lambda: node.agent.root.exists(), lambda there: not there)
     assert (await here.client.get_pool("p")).current_low_priority_nodes == 1
     counts = [counts async for counts in here.client.list_pool_node_counts()]
     assert counts[0].low_priority.preempted == 1
@@ -117,10 +119,6 @@ async def test_a_preempted_node_loses_disk_and_tasks_and_comes_back_under_its_id
     here.go()
     assert (await here.task_in("completed")).execution_info.result == "success"
     assert here.runs() == 2
-
-
-async def _value(value: Any) -> Any:
-    return value
 
 
 @scenario
@@ -186,13 +184,13 @@ async def test_what_ends_out_of_contact_is_heard_of_when_there_is_contact_again(
     await here.pool(targetDedicatedNodes=1)
     await here.task()
     await here.task_in("running")
-    await until(lambda: _value(here.runs()), lambda runs: runs == 1)
+    await until(lambda: here.runs(), lambda runs: runs == 1)
     (node,) = here.nodes
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)
     assert (await here.client.get_node("p", node.id)).state == "unknown"
     here.go()
-    await until(lambda: _value(run.exit_code), lambda code: code == 0)
+    await until(lambda: run.exit_code, lambda code: code == 0)
     assert (await here.client.get_task("j", "t")).state == "running"
     with refused("TaskFilesUnavailable", 409):
         async for _ in here.client.list_task_files("j", "t"):
@@ -207,12 +205,12 @@ async def test_a_task_given_up_with_its_node_runs_twice_and_ends_once(here: Here
     await here.pool(targetDedicatedNodes=2)
     await here.task()
     first = (await here.task_in("running")).node_info.node_id
-    await until(lambda: _value(here.runs()), lambda runs: runs == 1)
+    await until(lambda: here.runs(), lambda runs: runs == 1)
     node = here.emulator.account.pools["p"].nodes[first]
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)
     here.emulator.pools.nodes.give_up(node)
-    await until(lambda: _value(here.runs()), lambda runs: runs == 2)
+    await until(lambda: here.runs(), lambda runs: runs == 2)
     task = await here.task_in("running")
     assert task.node_info.node_id != first
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 0)
@@ -232,7 +230,7 @@ async def test_what_was_given_up_is_killed_when_the_node_comes_back(here: Here) 
     await here.pool(targetDedicatedNodes=1)
     await here.task()
     await here.task_in("running")
-    await until(lambda: _value(here.runs()), lambda runs: runs == 1)
+    await until(lambda: here.runs(), lambda runs: runs == 1)
     (node,) = here.nodes
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)
@@ -266,4 +264,43 @@ def test_a_node_out_of_contact_can_go(tmp_path: Path, end: str) -> None:
             if end != "nothing":
                 await here.task_in("active")
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("end", ["terminate", "requeue"])
+def test_a_task_deleted_while_it_ends_leaves_nothing_of_itself(tmp_path: Path, end: str) -> None:
+    async def run() -> None:
+        async with emulated(tmp_path) as here:
+            await here.pool(targetDedicatedNodes=1)
+            await here.task()
+            await here.task_in("running")
+            here.emulator.pools.nodes.disconnect(here.nodes[0])  # its end takes until there is contact again
+            if end == "terminate":
+                await here.client.terminate_task("j", "t")
+            else:
+                requeue: Any = {"disableTasks": "requeue"}
+                await here.client.begin_disable_job("j", requeue)
+            await here.client.delete_task("j", "t")
+            here.emulator.pools.nodes.reconnect(here.nodes[0])
+            await here.emulator.account.idle()
+            counts = (await here.client.get_job_task_counts("j")).task_counts
+            assert (counts.active, counts.running, counts.completed) == (0, 0, 0)
+            assert (await here.node_in("idle")).total_tasks_run == 0
+
+    asyncio.run(run())
+
+
+# What runs on a node that goes
+
+
+@scenario
+async def test_nothing_outlives_a_node_however_long_its_end_takes(here: Here) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_IMPORT_SECONDS", 0.0)  # as if each end took longer, as on a busy machine
+        await here.pool(targetDedicatedNodes=1)
+        await here.task(commandLine="/bin/sh -c 'setsid sleep 100 & echo $!; wait'")
+        stdout = await here.directory() / "stdout.txt"
+        child = await until(lambda: stdout.read_text() if stdout.exists() else "", lambda text: text.endswith("\n"))
+        await here.client.begin_delete_pool("p")
+        await until(lambda: _pools(here), lambda pools: pools == [])
+        assert not process_is_there(child)

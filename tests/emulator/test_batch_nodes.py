@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from azure.batch import models
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
-from batch_service import Service, refused, service
+from batch_service import Service, process_is_there, refused, service
 
 __all__ = ["service"]
 
@@ -66,7 +66,7 @@ def test_a_task_that_runs_at_a_reboot_goes_back_to_the_queue(service: Service, a
     stdout = service.node_root(job) / f"workitems/{job}/job-1/t/stdout.txt"
     pid = service.until(lambda: stdout.read_text() if stdout.exists() else "", bool).strip()
     act(service, action, pool, node)
-    assert not Path("/proc", pid).exists()
+    assert not process_is_there(pid)
     task = service.running(job)
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 1)
     assert task.execution_info.last_requeue_time is not None
@@ -414,7 +414,7 @@ def test_a_thousand_idle_nodes_cost_nothing(service: Service) -> None:
 
 def test_no_pool_gets_a_million_nodes(service: Service) -> None:
     pool = service.pool(nodes=2_000_000_000)
-    found = service.until(lambda: service.client.get_pool(pool), lambda found: found.allocation_state == "steady", 30)
+    found = service.until(lambda: service.client.get_pool(pool), lambda found: found.allocation_state == "steady")
     assert found.current_dedicated_nodes == 5000
     assert [error.code for error in found.resize_errors] == ["AllocationFailed"]
     service.client.begin_delete_pool(pool, polling_interval=0.01).result()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from azure.batch import models
 from azure.storage.blob import BlobServiceClient, ContainerClient, generate_container_sas
 from batch_service import Service, refused, service
+from helpers_http import serving
 
 from batchexec.emulator.node.patterns import OutsideError, find
 
@@ -277,14 +277,8 @@ def evil_container() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/evil"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/evil"
 
 
 def test_a_container_that_cannot_be_had_says_why(

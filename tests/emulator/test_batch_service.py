@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from datetime import timedelta
+import json
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from azure.batch import BatchClient, models
 from azure.batch.aio import BatchClient as AsyncBatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from batch_service import Service, refused, service
+from batch_service import Service, process_is_there, refused, service
+from helpers_http import serving
+from manual_service import Here, scenario, until
+from raw_wire import Reply, Wire
 
 __all__ = ["service"]
 
@@ -123,18 +126,26 @@ def test_a_failing_command_is_retried_as_often_as_allowed(service: Service, pool
     assert (execution.result, execution.exit_code, execution.retry_count) == ("failure", 1, 1)
 
 
-def test_the_time_limit_ends_the_task_with_its_children(service: Service, pool: str) -> None:
-    job = service.job(pool)
-    limit = models.BatchTaskConstraints(max_wall_clock_time=timedelta(seconds=0.2), max_task_retry_count=3)
-    execution = service.run(job, "/bin/sh -c 'sleep 100 & echo $!; wait'", constraints=limit).execution_info
+@scenario
+async def test_the_time_limit_ends_the_task_with_its_children(here: Here) -> None:
+    await here.pool(targetDedicatedNodes=1)
+    limit = {"maxWallClockTime": "PT1H", "maxTaskRetryCount": 3}
+    await here.task(commandLine="/bin/sh -c 'sleep 100 & echo $!; wait'", constraints=limit)
+    stdout = await here.directory() / "stdout.txt"
+    child = await until(lambda: stdout.read_text() if stdout.exists() else "", lambda text: text.endswith("\n"))
+    here.clock.advance(3599)
+    assert (await here.client.get_task("j", "t")).state == "running"
+    here.clock.advance(1)
+    execution = (await here.task_in("completed")).execution_info
     assert (execution.failure_info.code, execution.retry_count) == ("TaskEnded", 0)
-    assert not Path("/proc", service.output(job).strip()).exists()
+    await until(lambda: process_is_there(child), lambda there: not there)
 
 
 def test_what_a_task_leaves_in_the_background_ends_with_it(service: Service, pool: str) -> None:
     job = service.job(pool)
     service.run(job, "/bin/sh -c 'sleep 100 & echo $!'")
-    assert not Path("/proc", service.output(job).strip()).exists()
+    child = service.output(job)
+    service.until(lambda: process_is_there(child), lambda there: not there)
 
 
 def test_terminate_kills_a_running_task_and_completes_a_waiting_one(service: Service, pool: str) -> None:
@@ -166,7 +177,21 @@ def test_deleting_a_running_task_kills_it_and_removes_its_directory(service: Ser
     service.client.delete_task(job, "t")
     with refused("TaskNotFound", 404):
         service.client.get_task(job, "t")
-    service.until(lambda: Path("/proc", pid).exists() or Path(directory).exists(), lambda there: not there)
+    service.until(lambda: process_is_there(pid) or Path(directory).exists(), lambda there: not there)
+
+
+@scenario
+async def test_a_task_with_the_id_of_a_deleted_one_finds_nothing_of_it(here: Here) -> None:
+    await here.pool(targetDedicatedNodes=1, taskSlotsPerNode=2)
+    await here.task(commandLine="/bin/sh -c 'touch left; exec sleep 100'")
+    directory = await here.directory()
+    await until(lambda: (directory / "wd" / "left").exists())
+    here.emulator.pools.nodes.disconnect(here.nodes[0])  # the end of the first is heard of when the second may start
+    await here.client.delete_task("j", "t")
+    await here.task(commandLine="/bin/sh -c 'ls; echo new'")
+    here.emulator.pools.nodes.reconnect(here.nodes[0])
+    assert (await here.task_in("completed")).execution_info.exit_code == 0
+    assert (directory / "stdout.txt").read_text() == "new\n"
 
 
 def _try_output(service: Service, job: str) -> str:
@@ -197,10 +222,7 @@ def test_resource_files_are_there_before_the_task_starts(service: Service, pool:
         assert execution.failure_info.code == "ResourceFileCreateFailed"
 
 
-def files_over_http(files: dict[str, tuple[int, bytes]]) -> Any:
-    from contextlib import contextmanager
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
+def files_over_http(files: dict[str, tuple[int, bytes]]) -> AbstractContextManager[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, body = files[self.path.partition("?")[0]]
@@ -209,16 +231,7 @@ def files_over_http(files: dict[str, tuple[int, bytes]]) -> Any:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None: ...
-
-    @contextmanager
-    def serve() -> Iterator[str]:
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
-
-    return serve()
+    return serving(Handler)
 
 
 # Collections, lists, filters, pages
@@ -303,29 +316,20 @@ def test_another_key_and_no_key_are_refused(service: Service) -> None:
         refused("AuthenticationFailed", 403),
     ):
         list(stranger.list_pools())
-    reply = raw(service, "GET /jobs?api-version=2025-06-01 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    assert reply.startswith("HTTP/1.1 403")
+    assert unsigned(service, "127.0.0.1").status == 403
 
 
 def test_a_host_that_is_not_this_machine_is_refused(service: Service) -> None:
-    reply = raw(service, "GET /jobs?api-version=2025-06-01 HTTP/1.1\r\nHost: evil.example:80\r\n\r\n")
-    assert reply.startswith("HTTP/1.1 400")
-    assert '"code": "InvalidHeaderValue"' in reply
+    reply = unsigned(service, "evil.example:80")
+    assert (reply.status, json.loads(reply.body)["code"]) == (400, "InvalidHeaderValue")
 
 
-def raw(service: Service, request: str) -> str:
-    import socket
-    from urllib.parse import urlsplit
-
-    endpoint = urlsplit(service.info["batch_endpoint"])
-    assert endpoint.hostname
-    assert endpoint.port
-    with socket.create_connection((endpoint.hostname, endpoint.port), timeout=5) as sock:
-        sock.sendall(request.encode())
-        reply = sock.recv(1 << 16).decode()
-        if "\r\n\r\n{" not in reply:
-            reply += sock.recv(1 << 16).decode()
-        return reply
+def unsigned(service: Service, host: str) -> Reply:
+    wire = Wire(service.info["batch_endpoint"])
+    reply = wire.exchange(f"GET /jobs?api-version=2025-06-01 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    wire.close()
+    assert reply is not None
+    return reply
 
 
 def test_what_the_emulator_does_not_do_it_says(service: Service, pool: str) -> None:

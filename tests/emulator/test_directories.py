@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,6 @@ def test_a_file_system_without_marks_is_no_error() -> None:
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
         pytest.skip("no /dev/shm here")
-    top = shared / f"batchexec-test-{os.getpid()}"
-    try:
-        make_top(top)
-        assert top.is_dir()
-    finally:
-        top.rmdir()
+    with tempfile.TemporaryDirectory(dir=shared) as directory:
+        make_top(Path(directory, "top"))
+        assert Path(directory, "top").is_dir()

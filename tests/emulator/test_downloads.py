@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+HUNDRED_YEARS = datetime.timedelta(days=36525)
+
 
 class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
@@ -36,7 +38,7 @@ def certificate(tmp_path: Path) -> Path:
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
     now = datetime.datetime.now(datetime.timezone.utc)
     made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now.replace(year=2100))
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HUNDRED_YEARS)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .sign(key, hashes.SHA256())
     )

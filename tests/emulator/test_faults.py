@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -21,6 +22,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from azure.storage.blob import BlobServiceClient, generate_blob_sas
 from batch_service import emulator, refused
 from faulty import Faulty, running, service, unrepeating
+from manual_service import emulated
 
 __all__ = ["running", "service"]  # fixtures
 
@@ -102,7 +104,7 @@ def test_a_wrong_file_is_refused_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "faults.json"
     file.write_text('[{"kind": "flood"}]')
     command = [sys.executable, "-m", "batchexec.emulator", "--faults", str(file)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert found.returncode == 2
     assert f"{file}: kind 'flood' is not known" in found.stderr
 
@@ -203,7 +205,7 @@ def test_a_delay(service: Faulty, pool: str) -> None:
     service.arm({"kind": "delay", "seconds": 0.3, "count": 1})
     begin = time.monotonic()
     service.client.get_pool(pool)
-    assert 0.3 <= time.monotonic() - begin < 5
+    assert time.monotonic() - begin >= 0.3
 
 
 def test_short_pages_and_an_empty_first_one(service: Faulty, pool: str) -> None:
@@ -251,21 +253,33 @@ def test_the_items_of_a_reply_out_of_order(service: Faulty, pool: str) -> None:
 # -- lag
 
 
-def test_lists_and_counts_that_lag(service: Faulty, pool: str) -> None:
-    job = service.job(pool)
-    service.task(job, "true", "old")
-    assert service.client.get_job_task_counts(job).task_counts.active == 1
-    service.arm({"kind": "lag", "match": {"job": job}, "seconds": 0.5})
-    service.task(job, "true", "new")
-    assert {task.id for task in service.client.list_tasks(job)} <= {"old"}
-    assert service.client.get_job_task_counts(job).task_counts.active <= 1
-    service.until(lambda: {task.id for task in service.client.list_tasks(job)}, {"old", "new"}.__eq__)
-    service.until(lambda: service.client.get_job_task_counts(job).task_counts.active, lambda count: count == 2)
-    service.client.terminate_task(job, "new")
-    changed = lambda: [task.id for task in service.client.list_tasks(job, filter="state eq 'completed'")]  # noqa: E731
-    assert changed() == []
-    assert service.client.get_task(job, "new").state == "completed"
-    service.until(changed, lambda found: found == ["new"])
+def test_lists_and_counts_that_lag(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with emulated(tmp_path) as here:
+            await here.pool(targetDedicatedNodes=0)
+            await here.task("old")
+            here.clock.advance(3)
+            here.emulator.account.faults.arm({"kind": "lag", "match": {"job": "j"}, "seconds": 2})
+            await here.task("new")
+
+            async def seen() -> tuple[list[str], int]:
+                counts = await here.client.get_job_task_counts("j")
+                return sorted([task.id async for task in here.client.list_tasks("j")]), counts.task_counts.active
+
+            async def completed() -> list[str]:
+                return [task.id async for task in here.client.list_tasks("j", filter="state eq 'completed'")]
+
+            here.clock.advance(1.9)
+            assert await seen() == (["old"], 1)
+            here.clock.advance(0.2)
+            assert await seen() == (["new", "old"], 2)
+            await here.client.terminate_task("j", "new")
+            assert (await here.client.get_task("j", "new")).state == "completed"
+            assert await completed() == []
+            here.clock.advance(2)
+            assert await completed() == ["new"]
+
+    asyncio.run(play())
 
 
 # -- blobs
@@ -306,7 +320,7 @@ def test_a_large_blob_is_cut_as_well(service: Faulty, storage: BlobServiceClient
 
 def received(endpoint: str, path: str) -> int:
     """Bytes of a reply that is cut."""
-    with closing(http.client.HTTPConnection(endpoint.split("/")[2], timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(endpoint.split("/")[2], timeout=60)) as connection:
         connection.request("GET", path)
         with pytest.raises(http.client.IncompleteRead) as cut:
             connection.getresponse().read()
@@ -345,4 +359,4 @@ def test_nodes_that_are_not_allocated(service: Faulty, settings: dict[str, Any],
     (error,) = pool.resize_errors
     assert error.code == settings["code"]
     assert pool.current_dedicated_nodes == nodes
-    service.client.begin_delete_pool(id, polling_interval=0.05)
+    service.client.begin_delete_pool(id, polling_interval=0.05).wait()

@@ -119,7 +119,7 @@ def test_a_preparation_task_that_fails(service: Faulty) -> None:
         return [info.failure_info.code for info in infos if info.failure_info]
 
     assert service.until(failures, bool) == ["BlobNotFound"]
-    assert service.client.get_task(job, "t").state == "active"
+    service.until(lambda: service.client.get_task(job, "t").state, "active".__eq__)
     service.client.begin_delete_pool(pool)
 
 
@@ -157,7 +157,7 @@ def test_a_spot_node_is_preempted_and_comes_back(service: Faulty, tmp_path: Path
     begun = tmp_path / "begun"
     service.task(job, waiting(begun))
     first = node_in(service, pool, "preempted").id
-    assert service.client.get_task(job, "t").state == "active"
+    service.until(lambda: service.client.get_task(job, "t").state, "active".__eq__)
     service.control("POST", f"recreate/pools/{pool}/nodes/{first}")
     Path(f"{begun}.go").touch()
     task = service.completed(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobServiceClient
 from batch_service import IMAGE
 from helpers_secure import BATCH, STORAGE, Secure, running
+from helpers_service import until
 
 BOTH = pytest.mark.parametrize("endpoint", ["batch_endpoint", "blob_endpoint"])
 
@@ -60,7 +62,7 @@ def test_a_name_of_its_own_is_printed_served_and_certified() -> None:
     with running("--tls", "--name", "batch.test") as service:
         where = urlsplit(service.info["batch_endpoint"])
         assert where.hostname == "batch.test"
-        with socket.create_connection(("127.0.0.1", where.port or 0), timeout=5) as raw:
+        with socket.create_connection(("127.0.0.1", where.port or 0), timeout=60) as raw:
             with service.trust.wrap_socket(raw, server_hostname="batch.test") as secure:
                 secure.sendall(b"GET /pools HTTP/1.1\r\nHost: batch.test\r\nConnection: close\r\n\r\n")
                 assert secure.recv(4096).startswith(b"HTTP/1.1 403")
@@ -77,8 +79,19 @@ def test_on_every_interface_each_address_and_the_machines_name_are_served() -> N
 
 def test_alone_it_listens_on_loopback_only(plain: Secure) -> None:
     ports = {f"{urlsplit(plain.info[name]).port:04X}" for name in ("batch_endpoint", "blob_endpoint")}
-    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
-    assert {address for address in listening if address[-4:] in ports} == {f"0100007F:{port}" for port in ports}
+    # Until both are seen: the list is not of one moment.
+    until(lambda: listening(int(plain.info["pid"])), {f"0100007F:{port}" for port in ports}.__eq__)
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, in hexadecimal, on which a process listens."""
+    own = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            own.add(os.readlink(file))
+    tables = [table for name in ("tcp", "tcp6") if (table := Path("/proc/net", name)).exists()]
+    fields = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    return {found[1] for found in fields if found[3] == "0A" and f"socket:[{found[9]}]" in own}
 
 
 # limits of requests
@@ -87,7 +100,7 @@ def test_alone_it_listens_on_loopback_only(plain: Secure) -> None:
 @BOTH
 def test_the_body_of_an_unknown_client_is_not_waited_for(plain: Secure, endpoint: str) -> None:
     where = urlsplit(plain.info[endpoint])
-    with socket.create_connection(("127.0.0.1", where.port or 0), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", where.port or 0), timeout=60) as raw:
         head = f"POST {where.path}/jobs?api-version=2025-06-01 HTTP/1.1\r\nHost: localhost\r\n"
         raw.sendall(f"{head}Content-Length: 10000000000\r\n\r\n".encode())
         status = raw.recv(4096).split()[1]
@@ -198,7 +211,7 @@ def test_names_of_accounts_may_be_arguments() -> None:
 )
 def test_what_cannot_be_is_one_line(option: str, value: str, complaint: str) -> None:
     command = [sys.executable, "-m", "batchexec.emulator", "--until-eof", option, value]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=100)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
 
@@ -232,7 +245,7 @@ def test_bad_keys_are_one_line(tmp_path: Path, text: str | None, mode: int, comp
         file.write_text(text)
         file.chmod(mode)
     command = [sys.executable, "-m", "batchexec.emulator", "--until-eof", "--keys", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=100)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -254,7 +267,7 @@ def test_no_secret_comes_into_the_log(tmp_path: Path) -> None:
                 f"Authorization: Bearer {token}\r\n\r\n",
                 f"POST /adfs/oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\nCookie: {token}\r\n\r\n",
             ):
-                with socket.create_connection(("127.0.0.1", urlsplit(service.info[endpoint]).port or 0), 10) as raw:
+                with socket.create_connection(("127.0.0.1", urlsplit(service.info[endpoint]).port or 0), 60) as raw:
                     with service.trust.wrap_socket(raw, server_hostname="localhost") as secure:
                         secure.sendall(text.encode("latin-1"))
                         assert secure.recv(4096).startswith(b"HTTP/1.")

@@ -13,7 +13,8 @@ from azure.storage.blob import BlobServiceClient, ContainerClient, generate_cont
 from batch_service import Service
 from helpers_secure import BATCH, STORAGE, Secure, running
 
-NOW = datetime.now(timezone.utc)
+def now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def signed(secure: Secure, box: ContainerClient) -> str:
     """What makes an address in the container good for reading and writing: a user delegation SAS."""
     bundle = secure.info["ca_bundle"]
     with BlobServiceClient(secure.info["blob_endpoint"], secure.credential(), connection_verify=bundle) as blobs:
-        key = blobs.get_user_delegation_key(NOW - timedelta(minutes=5), NOW + timedelta(days=1))
-    account, expiry = secure.info["storage_account"], NOW + timedelta(hours=1)
+        key = blobs.get_user_delegation_key(now() - timedelta(minutes=5), now() + timedelta(days=1))
+    account, expiry = secure.info["storage_account"], now() + timedelta(hours=1)
     return generate_container_sas(account, "box", user_delegation_key=key, permission="racwl", expiry=expiry)
 
 
@@ -104,7 +105,7 @@ def test_a_nodes_logs_are_uploaded_by_https(service: Service, box: ContainerClie
     sent = service.client.upload_node_logs(
         "pool",
         str(node.id),
-        models.UploadBatchServiceLogsOptions(container_url=f"{box.url}?{signed}", start_time=NOW - timedelta(hours=1)),
+        models.UploadBatchServiceLogsOptions(container_url=f"{box.url}?{signed}", start_time=now() - timedelta(hours=1)),
     )
     prefix = sent.virtual_directory_name
     service.until(lambda: len(list(box.list_blob_names(name_starts_with=prefix))), sent.number_of_files_uploaded.__eq__)

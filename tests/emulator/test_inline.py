@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from azure.batch import models
-from batch_service import Service, contract_app, emulator
+from batch_service import Service, contract_app, emulator, fork_setting, process_is_there, process_lives
+from manual_service import emulated, until
 
 APP = """
     import json, os, subprocess, sys, threading, time
@@ -117,11 +118,14 @@ def job(service: Service, app: Path) -> str:
 
 
 def inline_job(service: Service, app: Path, slots: int) -> str:
-    digest = hashlib.sha256(app.read_bytes()).hexdigest()
-    settings = {"BATCHEXEC_FORK_SERVER": f"{app}:inlined:{digest}", "SECRET": "secret"}
-    pool = service.pool(slots=slots)
-    named = [models.EnvironmentSetting(name=name, value=value) for name, value in settings.items()]
-    return service.job(pool, common_environment_settings=named)
+    named = [models.EnvironmentSetting(**setting) for setting in settings(app)]
+    return service.job(service.pool(slots=slots), common_environment_settings=named)
+
+
+def settings(app: Path) -> list[dict[str, str]]:
+    """The environment of the tasks of a job."""
+    fork = {"name": "BATCHEXEC_FORK_SERVER", "value": fork_setting(app, "inlined")}
+    return [fork, {"name": "SECRET", "value": "secret"}]
 
 
 def run(
@@ -233,25 +237,46 @@ def test_nothing_that_a_task_started_outlives_it(service: Service, job: str) -> 
     assert run(service, job, "0")[1]["pid"] == said["pid"]
 
 
-@pytest.mark.parametrize("how", ["time limit", "terminate"])
-def test_what_ends_a_task_ends_its_process_and_no_postmortem_follows(service: Service, job: str, how: str) -> None:
-    limit = models.BatchTaskConstraints(max_wall_clock_time="PT0.3S" if how == "time limit" else None)
-    id = service.task(job, f"{sys.executable} sleeps", how.replace(" ", "-"), constraints=limit)
-    if how == "terminate":
-        service.until(lambda: _output(service, job, id), lambda text: text.count("\n") == 2)
-        service.client.terminate_task(job, id)
+def test_what_ends_a_task_ends_its_process_and_no_postmortem_follows(service: Service, job: str) -> None:
+    id = service.task(job, f"{sys.executable} sleeps", "sleeps")
+    service.until(lambda: service.said(job, id), lambda text: text.count("\n") == 2)
+    service.client.terminate_task(job, id)
     assert service.completed(job, id).execution_info.failure_info.code == "TaskEnded"
-    first, rest = service.output(job, id).split("\n", 1)
+    pid, *in_group = processes_after(service.output(job, id))
+    service.until(lambda: list(filter(process_lives, (pid, *in_group))), lambda left: not left)
+    assert run(service, job, "0")[1]["pid"] != int(pid)
+
+
+def test_a_time_limit_ends_the_process_and_no_postmortem_follows(app: Path, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with emulated(tmp_path, inline=True) as here:
+            await here.pool(targetDedicatedNodes=1)
+            job = {"id": "j", "poolInfo": {"poolId": "p"}, "commonEnvironmentSettings": settings(app)}
+            await here.client.create_job(job)  # type: ignore[arg-type]
+            await here.task(commandLine=f"{sys.executable} sleeps", constraints={"maxWallClockTime": "PT10S"})
+            output = await here.directory() / "stdout.txt"
+            await until(output.exists)
+            await until(output.read_text, lambda text: text.count("\n") == 2)
+            here.clock.advance(10)
+            task = await here.task_in("completed")
+            assert task.execution_info.failure_info.code == "TaskEnded"
+            ended = processes_after(output.read_text())
+            await until(lambda: not list(filter(process_lives, ended)))
+
+    asyncio.run(play())
+
+
+def processes_after(text: str) -> tuple[str, str]:
+    """The task's process and one of its group, after the task `sleeps` was ended; no postmortem came."""
+    first, rest = text.split("\n", 1)
     assert "postmortem" not in rest
-    pid, in_group = json.loads(first)["pid"], rest.split()[0]
-    assert not [one for one in (pid, in_group) if _lives(one)]
-    assert run(service, job, "0")[1]["pid"] != pid
+    return str(json.loads(first)["pid"]), rest.split()[0]
 
 
 def test_a_process_killed_between_tasks_is_replaced(service: Service, job: str) -> None:
     pid = run(service, job, "0")[1]["pid"]
     os.kill(pid, signal.SIGKILL)
-    service.until(lambda: _lives(pid), lambda lives: not lives)
+    service.until(lambda: process_is_there(pid), lambda there: not there)
     execution, said, _ = run(service, job, "00")
     assert execution.exit_code == 0
     assert said["pid"] != pid
@@ -261,7 +286,7 @@ def test_processes_that_wait_for_a_task_end_with_their_server(service: Service, 
     job = inline_job(service, app, slots=1)
     said = run(service, job, "0")[1]
     os.kill(said["parent"], signal.SIGKILL)
-    service.until(lambda: _lives(said["pid"]), lambda lives: not lives)
+    service.until(lambda: process_lives(said["pid"]), lambda lives: not lives)
     service.run(job, f"{sys.executable} {app}", "after")
     assert service.output(job, "after") == "plain\n"
 
@@ -281,7 +306,7 @@ def test_no_process_outlives_the_emulator(how: str, app: Path, tmp_path: Path) -
         job = inline_job(service, app, slots=1)
         idle = run(service, inline_job(service, app, slots=1), "0")[1]["pid"]
         service.task(job, f"{sys.executable} sleeps", "sleeps")
-        text = service.until(lambda: _output(service, job, "sleeps"), lambda text: text.count("\n") == 2)
+        text = service.until(lambda: service.said(job, "sleeps"), lambda text: text.count("\n") == 2)
         first, rest = text.split("\n", 1)
         pids = [str(idle), str(json.loads(first)["pid"]), *rest.split()]
         assert len(pids) == 5
@@ -290,18 +315,5 @@ def test_no_process_outlives_the_emulator(how: str, app: Path, tmp_path: Path) -
             process.stdin.close()
         else:
             process.kill()
-        process.wait(10)
-        service.until(lambda: [pid for pid in pids if _lives(pid)], lambda left: not left, 5)
-
-
-def _lives(pid: str | int) -> bool:
-    return Path(f"/proc/{pid}/cwd").exists()
-
-
-def _output(service: Service, job: str, id: str) -> str:
-    if service.client.get_task(job, id).state == "active":
-        return ""
-    try:
-        return service.output(job, id)
-    except Exception:  # noqa: BLE001 - there are no files before the task runs
-        return ""
+        process.wait(60)
+        service.until(lambda: list(filter(process_lives, pids)), lambda left: not left)

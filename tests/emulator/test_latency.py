@@ -2,56 +2,83 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from batch_service import Service, emulator
+from batch_service import emulator
+from manual_service import Here, emulated
 
 from batchexec.emulator.faults.latency import Latency
 
-SCALE = 0.002  # nodes come after 0.36 to 0.96 s, tasks start after 4 to 10 ms
+SCALE = 0.01  # by the clock that the test moves nodes come after 1.8 to 4.8 s, tasks start after 20 to 50 ms
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    options = "--latency", f"azure:{SCALE}", "--seed", "1"
-    with emulator(tmp_path_factory.mktemp("emulator"), *options) as (service, process):
-        yield service
-    assert process.returncode == 0
+def scaled(play: Callable[[Here], Awaitable[None]]) -> Callable[[Path], None]:
+    """A test that plays in an emulator of its own, which takes its time."""
+
+    def test(tmp_path: Path) -> None:
+        async def run() -> None:
+            async with emulated(tmp_path, latency=Latency(SCALE, seed=1)) as here:
+                await play(here)
+
+        asyncio.run(run())
+
+    return test
 
 
-def test_nodes_come_one_after_the_other_in_their_time(service: Service) -> None:
-    id = service.pool(nodes=3)
-    pool = service.client.get_pool(id)
-    assert pool.allocation_state == "resizing"
-    assert not list(service.client.list_nodes(id))
-    service.until(lambda: service.client.get_pool(id), lambda pool: pool.allocation_state == "steady")
-    came = sorted((node.allocation_time - pool.creation_time).total_seconds() for node in service.client.list_nodes(id))
-    assert came[0] >= 180 * SCALE
-    assert len({round(seconds, 2) for seconds in came}) > 1
+async def grown(here: Here, nodes: int) -> None:
+    """Have a pool whose nodes have come."""
+    await here.pool(targetDedicatedNodes=nodes)
+    while (await here.client.get_pool("p")).allocation_state == "resizing":
+        here.clock.advance(5 * SCALE)
 
 
-def test_a_task_starts_after_its_time_and_is_preparing_meanwhile(service: Service) -> None:
-    pool = service.pool()
-    service.until(lambda: list(service.client.list_nodes(pool)), bool)
-    job = service.job(pool)
-    task = service.run(job, "true")
-    begin, start = task.creation_time, task.execution_info.start_time
-    assert 2 * SCALE <= (start - begin).total_seconds() < 2
+@scaled
+async def test_nodes_come_one_after_the_other_in_their_time(here: Here) -> None:
+    await grown(here, 3)
+    came = sorted((node.created - here.emulator.account.pools["p"].created).total_seconds() for node in here.nodes)
+    assert 180 * SCALE <= came[0] < came[1] < came[2] <= 485 * SCALE
 
 
-def test_what_has_just_changed_is_not_in_lists_yet() -> None:
-    with emulator(None, "--latency", "azure:0.2", "--seed", "1") as (service, _):
-        pool = service.pool(nodes=0)
-        job = service.job(pool)
-        service.task(job, "true")
-        assert service.client.get_task(job, "t").state == "active"
-        assert list(service.client.list_tasks(job)) == []
-        assert service.client.get_job_task_counts(job).task_counts.active == 0
-        service.until(lambda: list(service.client.list_tasks(job)), bool)
+@scaled
+async def test_a_pool_is_resizing_meanwhile(here: Here) -> None:
+    await here.pool(targetDedicatedNodes=3)
+    here.clock.advance(179 * SCALE)
+    assert (await here.client.get_pool("p")).allocation_state == "resizing"
+    assert [node async for node in here.client.list_nodes("p")] == []
+
+
+@scaled
+async def test_a_task_starts_after_its_time_and_is_preparing_meanwhile(here: Here) -> None:
+    await grown(here, 1)
+    await here.task()
+    await here.task_in("preparing")
+    here.clock.advance(1.9 * SCALE)
+    assert (await here.client.get_task("j", "t")).state == "preparing"
+    here.clock.advance(3.1 * SCALE)
+    await here.task_in("running")
+
+
+@scaled
+async def test_what_has_just_changed_is_not_in_lists_yet(here: Here) -> None:
+    await here.pool(targetDedicatedNodes=0)
+    await here.task()
+
+    async def seen() -> tuple[list[str], int]:
+        listed = [str(task.id) async for task in here.client.list_tasks("j")]
+        counts = await here.client.get_job_task_counts("j")
+        return listed, counts.task_counts.active
+
+    assert (await here.client.get_task("j", "t")).state == "active"
+    here.clock.advance(0.9 * SCALE)
+    assert await seen() == ([], 0)
+    here.clock.advance(4.2 * SCALE)
+    assert await seen() == (["t"], 1)
 
 
 def test_each_request_takes_a_round_trip() -> None:
@@ -78,6 +105,6 @@ def test_what_is_no_latency_is_refused(text: str) -> None:
 
 def test_the_command_says_so() -> None:
     command = [sys.executable, "-m", "batchexec.emulator", "--latency", "aws"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert found.returncode == 2
     assert "'aws' is not known" in found.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,12 +15,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import manual_service
 import pytest
 from azure.batch import models
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobBlock, BlobServiceClient, ContentSettings
 from helpers_service import processes_of, until
 from kept_service import Kept, kept_service
+from manual_service import emulated
+
+from batchexec.emulator.clock import ManualClock
+from batchexec.emulator.persistence.datadir import DataDirectory
 
 SLEEPS = "/bin/sleep 60"
 
@@ -203,10 +209,13 @@ def test_tasks_at_work_go_back_to_the_queue_and_run_again(kept: Kept, tmp_path: 
     service.task(job, SLEEPS, "terminated")
     service.task(job, "/bin/true", "waiting", required_slots=2)
     until(mark.exists)
-    service.until(lambda: client.get_task(job, "terminated"), lambda task: task.state == "running")
+    service.running(job, "terminated")
     node = client.get_task(job, "long").node_info.node_id
-    processes = processes_of(str(kept.data / "nodes"))
-    assert sum("sleep" in command for command in processes.values()) >= 2
+    at_work = ["/bin/sleep 60", "sleep 300", "sleep 300"]
+    processes = until(
+        lambda: processes_of(str(kept.data / "nodes")),
+        lambda found: sorted(line.strip() for line in found.values() if line.strip() in at_work) == at_work,
+    )
     client.terminate_task(job, "terminated")
     # Whatever the launcher would do at the end of its emulator, it does no more.
     launchers = [pid for pid, command in processes.items() if "_forkserver" in command]
@@ -254,13 +263,22 @@ def test_what_had_begun_comes_to_its_end(kept: Kept) -> None:
 
 
 def test_a_job_s_time_goes_on(kept: Kept) -> None:
-    service, client = kept.service, kept.batch
-    limits = models.BatchJobConstraints(max_wall_clock_time=timedelta(seconds=2))
-    job = service.job(service.pool(nodes=0), constraints=limits)
-    kept.restart()
-    found = service.until(lambda: client.get_job(job), lambda job: job.state == "completed")
-    assert found.execution_info.termination_reason == "MaxWallClockTimeExpiry"
-    assert found.execution_info.end_time - found.execution_info.start_time < timedelta(seconds=4)
+    limits = models.BatchJobConstraints(max_wall_clock_time=timedelta(hours=1))
+    job = kept.service.job(kept.service.pool(nodes=0), constraints=limits)
+    begun = kept.batch.get_job(job).execution_info.start_time
+    kept.kill()
+
+    async def play() -> None:
+        clock = ManualClock(begun + timedelta(minutes=59))
+        async with emulated(kept.data, clock, data=DataDirectory(kept.data)) as here:
+            clock.advance(59)
+            assert (await here.client.get_job(job)).state == "active"
+            clock.advance(1)
+            found = await manual_service.until(lambda: here.client.get_job(job), lambda job: job.state == "completed")
+            assert found.execution_info.termination_reason == "MaxWallClockTimeExpiry"
+            assert found.execution_info.end_time - begun == timedelta(hours=1)
+
+    asyncio.run(play())
 
 
 def test_a_quiet_end_keeps_everything_too(kept: Kept) -> None:
@@ -279,7 +297,7 @@ def test_a_quiet_end_keeps_everything_too(kept: Kept) -> None:
 def started(data: Path, *options: str) -> tuple[int, str]:
     """What becomes of a service that is not to start: its exit code, and its last line on stderr."""
     command = [sys.executable, "-m", "batchexec.emulator", "--json", "--data-dir", str(data), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     assert (done.returncode == 1) == bool(done.stdout)  # that what was kept is damaged shows when clients know it
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr.strip().splitlines()[-1]

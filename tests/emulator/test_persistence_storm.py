@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,9 +218,7 @@ def test_on_a_full_disk_nothing_is_told_that_would_be_forgotten(small_disk: Path
         fill(ballast)
         assert refusal(lambda: box.upload_blob("large", bytes(1 << 20)))[0] == 507
         ballast.unlink()
-        end = time.monotonic() + 10
-        while refusal(lambda: box.upload_blob("large", bytes(1 << 20)))[0] is not None:
-            assert time.monotonic() < end
+        until(lambda: refusal(lambda: box.upload_blob("large", bytes(1 << 20)))[0] is None)
         service.task(job, "/bin/true", "later")
         kept.restart()
         assert box.download_blob("large").readall() == bytes(1 << 20)

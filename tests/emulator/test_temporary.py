@@ -23,9 +23,9 @@ def test_the_next_emulator_removes_what_a_killed_one_left_and_nothing_else(
         with emulator(None) as (service, process):
             service.pool()
             (left,) = set(tmp_path.iterdir()) - {outside, foreign, in_use}
+            (left / "way out").symlink_to(outside)
             process.kill()
             process.wait()
-        (left / "way out").symlink_to(outside)
         with emulator(None) as (service, _):
             service.pool()
             Service.until(left.exists, lambda there: not there)

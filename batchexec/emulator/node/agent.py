@@ -226,6 +226,8 @@ class NodeAgent:
     async def _run_task(self, task: Task, run: TaskRun) -> None:
         prep = self._preparation(task.job, run)
         try:
+            if self._scheduler.cleaning:
+                await run.before_start(self._scheduler.cleaned(self.task_root(task.job, task.id)))
             if prep is not None and not prep.done.done() and prep.must_succeed:
                 await run.before_start(asyncio.shield(prep.done))
             if run.reason == "abandoned":

@@ -16,7 +16,8 @@ from typing import Any
 from .directories import open_to_append
 
 _SERVER = str(Path(__file__).with_name("_forkserver_main.py"))
-_GRACE_SECONDS = 2.0
+_IMPORT_SECONDS = 2.0  # that the end of a server waits for what it imports
+_END_SECONDS = 20.0  # and for the processes that it ends; a busy machine takes seconds
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -167,9 +168,11 @@ class ProcessServer(asyncio.Protocol):
             self.alive = False  # it takes nothing more
             # Half-closing is its end-of-file; it hangs up when all it started is gone.
             self._transport.write_eof()
-        try:
-            await asyncio.wait_for(asyncio.shield(self._gone), _GRACE_SECONDS)
-        except asyncio.TimeoutError:  # in the middle of a long import: it does not listen
+        await asyncio.wait({self._gone}, timeout=_IMPORT_SECONDS)
+        if self.ready.done() and not self._gone.done():
+            # Killed now it would leave what it started: only it knows all of that, and can wait for its end.
+            await asyncio.wait({self._gone}, timeout=_END_SECONDS)
+        if not self._gone.done():  # in the middle of a long import: it does not listen
             self.kill()
             await self._gone
         await self._reaped

@@ -34,6 +34,7 @@ class Scheduler:
         self.completed: Callable[[Task], None] = lambda task: None
         self.gone: Callable[[Job], None] = lambda job: None
         self.retention = Retention(clock, self._clean)
+        self.cleaning: dict[Path, asyncio.Task[None]] = {}  # directories of tasks, while they are removed
         self._woken = False
         self.stopping = False
 
@@ -228,18 +229,17 @@ class Scheduler:
     def delete_task(self, task: Task) -> None:
         agent = self._agent_of(task)
         self.end_task(task, "deleted")
-        pending = [task] if task.node is not None else []
+        pending = []
+        if task.node is not None:
+            task.node.runs[task].reason = "deleted"  # even if its end was asked for before, and otherwise
+            pending.append(task)
         if task.job.dependencies is not None:
             task.job.dependencies.undone(task)
         task.job.remove(task)
         self.gone(task.job)
 
-        async def clean() -> None:
-            await self.idle(pending)
-            if agent is not None:
-                await asyncio.to_thread(agent.remove_files, task.job, task.id)
-
-        self.account.spawn(clean())
+        if agent is not None:
+            self._remove_files(agent, task, pending)
 
     # -- files
 
@@ -258,7 +258,29 @@ class Scheduler:
     def _clean(self, task: Task) -> None:
         agent = self._agent_of(task)
         if agent is not None:
-            self.account.spawn(asyncio.to_thread(agent.remove_files, task.job, task.id))
+            self._remove_files(agent, task, [])
+
+    def _remove_files(self, agent: NodeAgent, task: Task, pending: list[Task]) -> None:
+        """Remove a task's directory once the `pending` are off their nodes; another task of its id waits for that."""
+        root = agent.task_root(task.job, task.id)
+        earlier = self.cleaning.get(root)
+
+        async def clean() -> None:
+            try:
+                if earlier is not None:
+                    await asyncio.wait({earlier})
+                await self.idle(pending)
+                await asyncio.to_thread(agent.remove_files, task.job, task.id)
+            finally:
+                if self.cleaning[root] is cleaning:
+                    del self.cleaning[root]
+
+        cleaning = self.cleaning[root] = self.account.spawn(clean())
+
+    async def cleaned(self, root: Path) -> None:
+        """Wait until a directory is not that of an earlier task any more."""
+        while (cleaning := self.cleaning.get(root)) is not None:
+            await asyncio.wait({cleaning})
 
     # -- the end
 
