@@ -50,7 +50,7 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	@touch $@
 
 # What the slow tests run batchexec's services against: clients that are not ours, each in an environment of its own.
-tools: .venvs/az/.installed .venvs/legacy/.installed .venvs/azurite/.installed containers
+tools: .venvs/az/.installed .venvs/legacy/.installed .venvs/uv/.installed .venvs/azurite/.installed containers
 
 # podman and images for it, by root on Debian. Elsewhere these tests are skipped, or fail where CI is set.
 containers: $(VENV)/.installed-test
@@ -58,7 +58,8 @@ containers: $(VENV)/.installed-test
 
 .venvs/az/.installed: PACKAGES = azure-cli==2.91.0
 .venvs/legacy/.installed: PACKAGES = azure-batch==14.2.0 azure-storage-blob
-.venvs/az/.installed .venvs/legacy/.installed: | $(BIN)/python
+.venvs/uv/.installed: PACKAGES = uv==0.13.9
+.venvs/az/.installed .venvs/legacy/.installed .venvs/uv/.installed: | $(BIN)/python
 	rm -rf $(@D)
 	$(BIN)/python -m venv $(@D)
 	$(@D)/bin/python -m pip -qq --disable-pip-version-check install $(PACKAGES)

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def wait_for(engine: Engine) -> None:
     """Until the engine is over. Ctrl-C ends its job instead; a second one leaves at once."""
     try:
-        while not engine.join(0.2):  # bounded: on Windows nothing interrupts a join
-            engine.board.progress.tick()
+        _wait(engine)
     except KeyboardInterrupt:
         if engine.board.ending == "abandon":
             engine.leave()
@@ -25,16 +24,27 @@ def wait_for(engine: Engine) -> None:
 
 
 def interrupt(engine: Engine) -> None:
-    """After a Ctrl-C: end the engine's job now, and tell how to get at the results that are there."""
-    if engine.place.where == "azure" and engine.session is not None and not engine.done:
-        job = engine.session.job_id
-        engine.board.progress.announce(
-            f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` writes "
-            f"them to a file, `batchexec clean {job}` deletes them.",
-            always=True,
-        )
-    engine.end("abandon")
-    wait_for(engine)
+    """After a Ctrl-C: end the engine's job now, and tell how to get at the results that are there. Another Ctrl-C, as
+    soon as that was told, leaves at once."""
+    try:
+        if engine.place.where == "azure" and engine.session is not None and not engine.done:
+            job = engine.session.job_id
+            engine.board.progress.announce(
+                f"interrupted: ending job {job}. Results that are there stay in storage: `batchexec fetch {job}` "
+                f"writes them to a file, `batchexec clean {job}` deletes them.",
+                always=True,
+            )
+        engine.end("abandon")
+        _wait(engine)
+    except KeyboardInterrupt:
+        engine.end("abandon")
+        engine.leave()
+        raise
+
+
+def _wait(engine: Engine) -> None:
+    while not engine.join(0.2):  # bounded: on Windows nothing interrupts a join
+        engine.board.progress.tick()
 
 
 # Engines that the interpreter waits for when it exits: those that are not over yet.

@@ -63,6 +63,7 @@ class Command:
         self.inputs = checked_paths(inputs)
         self.outputs = checked_patterns(outputs)
         self.env = checked_env(env)
+        self._passed_on = frozenset() if isinstance(env, Mapping) else frozenset(self.env)  # by their names alone
         self.app = None if app is None else Path(app)
         if when not in _WHEN:
             raise ValueError(f"when={when!r}: expected 'success', 'failure' or 'always'")

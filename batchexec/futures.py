@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+Written = Callable[[str], bytes]  # the end of what a task has written so far to "stdout" or "stderr"
 _LOOK_SECONDS = 0.5
 
 
@@ -79,8 +80,8 @@ class ChunkFuture(Future[T]):
         """Whom to tell of a cancellation."""
         self._on_cancel = on_cancel
 
-    def sent_as(self, task_id: str) -> None:
-        """The chunk went out as this task."""
+    def sent_as(self, task_id: str, written: Written) -> None:
+        """The chunk went out as this task, of which `written` tells what it wrote so far."""
 
     def result(self, timeout: float | None = None) -> T:
         """As the standard library's, whose wait without end may miss a Ctrl-C (see `_wait`)."""
@@ -148,6 +149,7 @@ class BatchFuture(ChunkFuture[T]):
         self._call: Callable[[], T] | None = call
         self._task_id: str | None = None
         self._streams = (b"", b"")
+        self._written: Written | None = None  # while it runs
         self._timing: Timing | None = None
         self._outputs: list[Any] = []
 
@@ -159,21 +161,21 @@ class BatchFuture(ChunkFuture[T]):
     @property
     def timing(self) -> Timing | None:
         """Where the time went, None until the result is there."""
-        return self._timing
+        return self._timing if self.done() else None
 
     @property
     def outputs(self) -> list[Any]:
         """The files that the call left and `outputs=` names: a Path each, or a BlobPath where they stay in storage.
         Empty until the result is there."""
-        return list(self._outputs)
+        return list(self._outputs) if self.done() else []
 
     def stdout(self) -> str:
-        """The last 64 kB of what the worker process printed; empty until the result is there."""
-        return self._streams[0].decode("utf-8", "replace")
+        """The last 64 kB of what the worker process printed. While it runs, the service is asked for what there is."""
+        return self._text(0)
 
     def stderr(self) -> str:
-        """The last 64 kB of its standard error; empty until the result is there."""
-        return self._streams[1].decode("utf-8", "replace")
+        """The last 64 kB of its standard error, likewise."""
+        return self._text(1)
 
     def rerun_locally(self) -> T:
         """Run this very call here, in this thread, with its seed, so that a debugger can follow it.
@@ -184,8 +186,17 @@ class BatchFuture(ChunkFuture[T]):
             raise RuntimeError("this future's call is not known here")
         return self._call()
 
-    def sent_as(self, task_id: str) -> None:
-        self._task_id = task_id
+    def sent_as(self, task_id: str, written: Written) -> None:
+        self._task_id, self._written = task_id, written
+
+    def _text(self, number: int) -> str:
+        written = self._written
+        data = self._streams[number] if self.done() or written is None else written(("stdout", "stderr")[number])
+        return data.decode("utf-8", "replace")
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        self._written = None  # it holds what the engine holds
+        super()._finish(finish)
 
     def deliver(self, delivery: Delivery) -> None:
         self._timing = delivery.timing

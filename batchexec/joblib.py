@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ __all__ = ["AzureBatchBackend", "register"]
 
 _NAME = "azure_batch"
 _UNHURRIED = "2*n_jobs"  # joblib's and scikit-learn's default of pre_dispatch, made for workers that are at hand
+_ALL = sys.maxsize  # not joblib's "all", by which an error in making the very first call is lost: no calls, no results
 _AHEAD = "16 * n_jobs"  # in its place where results are taken one by one, maybe from an endless iterator
 
 
@@ -93,8 +95,11 @@ class AzureBatchBackend(ParallelBackendBase):  # type: ignore[misc]
         """Called before a `Parallel` is used. `max_nbytes` and `mmap_mode` mean what they mean to loky: arrays from
         that size on are read-only memory maps on the node, all others are each call's own to change."""
         self._mapped_bytes[parallel] = max_nbytes if mmap_mode == "r" else None
-        if isinstance(parallel.pre_dispatch, str) and parallel.pre_dispatch.replace(" ", "") == _UNHURRIED:
-            parallel.pre_dispatch = _AHEAD if parallel.return_generator else "all"
+        pre_dispatch = str(parallel.pre_dispatch).replace(" ", "")
+        if pre_dispatch == _UNHURRIED:
+            parallel.pre_dispatch = _AHEAD if parallel.return_generator else _ALL
+        elif pre_dispatch == "all":
+            parallel.pre_dispatch = _ALL
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func: Any, callback: Any = None) -> Batch:

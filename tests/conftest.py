@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from places import PLACES, Place
 
 _ACCOUNT = ("AZURE_", "BATCH_", "BATCHEXEC_", "STORAGE_")
+
+# A busy machine is no failure of what is tested.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +64,12 @@ def account(place: Place) -> Iterator[None]:
         for name, value in place.environment.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a module's service; in it are those of its nodes."""
+    return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(autouse=True)

@@ -89,4 +89,4 @@ def podman_as_docker(directory: Path) -> Iterator[str]:
             yield f"unix://{socket}"
         finally:
             server.terminate()
-            server.wait(15)
+            server.wait(60)

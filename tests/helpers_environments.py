@@ -35,12 +35,12 @@ class Other:
         return self.process.stdout.readline().rstrip()
 
     def end(self) -> None:
-        self.process.communicate(timeout=15)
+        self.process.communicate(timeout=60)
         assert self.process.returncode == 0
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=15)
+        self.process.communicate(timeout=60)
 
 
 def main(root: str, go: str, *keys: str) -> None:

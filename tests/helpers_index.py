@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-USER, PASSWORD = "packager", "only-for-installers"
+USER, PASSWORD = "packager", f"only-for-installers-{os.getpid()}"  # other tests' processes are seen as well
 _LOGIN = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
@@ -48,7 +49,7 @@ class Index:
         name = path.rpartition("/")[2]
         if method == "GET":
             self.held.set()
-            self.go.wait(60)
+            self.go.wait()
             self.asked.append(name)
         return (self.folder / name).read_bytes()
 
@@ -63,8 +64,8 @@ class Index:
 
 
 @contextmanager
-def index(folder: Path) -> Iterator[Index]:
-    """An index of the files in `folder`, in the block."""
+def index(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[Index]:
+    """An index of the files in `folder`, in the block; with `tls`, by HTTPS at localhost."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:  # uv asks so first
@@ -91,6 +92,9 @@ def index(folder: Path) -> Iterator[Index]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     own = Index(folder, server.server_address[1])
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        own.address = own.address.replace("http://127.0.0.1", "https://localhost")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

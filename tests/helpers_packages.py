@@ -69,6 +69,14 @@ def version_of(module: Any) -> str:
     return str(module.VERSION)
 
 
+def installed_as(*names: str) -> dict[str, tuple[str, bool]]:
+    """Of distributions their versions, and whether they are in the task's environment."""
+    from importlib.metadata import distribution
+
+    found = [distribution(name) for name in names]
+    return {one.metadata["Name"]: (one.version, "/environments/" in str(one.locate_file(""))) for one in found}
+
+
 def use_large(name: str) -> str:
     import importlib
 

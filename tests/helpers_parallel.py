@@ -51,4 +51,12 @@ def span(seconds: float) -> tuple[float, float]:
 
 def sleep_as(mark: str) -> None:
     """As a process that is known by the mark."""
-    os.execlp("sleep", mark, "60")
+    open(mark, "w").close()
+    os.execlp("sleep", mark, "600")
+
+
+def fail_beside(mark: str) -> None:
+    """Once there is such a process."""
+    while not os.path.exists(mark):
+        time.sleep(0.01)
+    raise ZeroDivisionError

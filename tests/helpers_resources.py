@@ -15,7 +15,7 @@ def settings(*names: str) -> dict[str, str | None]:
 def gpus_beside(folder: str, name: str, others: int) -> str:
     """The GPUs that this task sees, while so many others run."""
     open(os.path.join(folder, name), "x").close()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while len(os.listdir(folder)) < others:
         assert time.monotonic() < end, "the others did not start"
         time.sleep(0.01)

@@ -24,12 +24,6 @@ def in_thread():
     print(BatchExecutor().submit(work.double, 4).result())
 
 
-
-
-def in_thread():
-    print(BatchExecutor().submit(work.double, 4).result())
-
-
 """
 
 
@@ -64,6 +58,15 @@ class Script:
 
         until(come, lambda found: found >= set(names))
 
+    def wait_to_say(self, words: str) -> None:
+        """Until it has written these words to standard error; what was read then is no part of its end."""
+        assert self.process.stderr is not None
+        said = ""
+        while words not in said:
+            line = self.process.stderr.readline()
+            assert line, f"it ended and had not said so: {said}"
+            said += line
+
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -71,7 +74,7 @@ class Script:
         """As a terminal does: to the script's whole process group."""
         os.killpg(self.process.pid, number)
 
-    def end(self, seconds: float = 15.0) -> tuple[int, str, str]:
+    def end(self, seconds: float = 60.0) -> tuple[int, str, str]:
         """Exit code, standard output and standard error, once it has ended by itself."""
         try:
             out, err = self.process.communicate(timeout=seconds)
@@ -88,13 +91,23 @@ class Script:
         return found
 
     def service_pid(self) -> int:
-        (pid,) = (pid for pid, command in self.others().items() if "--until-eof" in command)
+        """The script's own child: what that starts has the same command line until it becomes another program."""
+        services = [pid for pid, command in self.others().items() if "--until-eof" in command]
+        (pid,) = (pid for pid in services if _parent(pid) == self.process.pid)
         return pid
 
-    def leaves_nothing(self, seconds: float = 5.0) -> None:
+    def leaves_nothing(self) -> None:
         """No process of it is there, and no temporary file."""
-        self.leaves_no_process(seconds)
-        until(lambda: os.listdir(self.temporary), lambda found: not found, seconds)
+        self.leaves_no_process()
+        until(lambda: os.listdir(self.temporary), lambda found: not found)
 
-    def leaves_no_process(self, seconds: float = 5.0) -> None:
-        until(self.others, lambda found: not found, seconds)
+    def leaves_no_process(self) -> None:
+        until(self.others, lambda found: not found)
+
+
+def _parent(pid: int) -> int:
+    """Its number; 0 where the process has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

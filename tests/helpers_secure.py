@@ -85,7 +85,7 @@ class Secure:
         more: dict[str, Any] = {}
         if where.scheme == "https":
             kind, more = http.client.HTTPSConnection, {"context": self.trust}
-        connection = kind(where.hostname or "", where.port, timeout=10, **more)
+        connection = kind(where.hostname or "", where.port, timeout=60, **more)
         try:
             connection.request(method, f"{where.path or '/'}?{where.query}", body, sent)
             answer = connection.getresponse()

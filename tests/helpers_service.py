@@ -20,8 +20,8 @@ from batchexec.testing import local_azure
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], good: Callable[[T], Any] = bool, seconds: float = 15.0) -> T:
-    """What `look` finds as soon as it is good."""
+def until(look: Callable[[], T], good: Callable[[T], Any] = bool, seconds: float = 60.0) -> T:
+    """What `look` finds as soon as it is good. The limit is for what never comes, however busy the machine is."""
     end = time.monotonic() + seconds
     while not good(found := look()):
         assert time.monotonic() < end, f"not within {seconds} s: {found!r}"
@@ -78,9 +78,14 @@ class Account:
         found: list[dict[str, Any]] = self._control("GET").json()["value"]
         return found
 
-    def _control(self, method: str, body: object = None) -> Any:
+    def strike(self, action: str, pool: str) -> None:
+        """Do something to the pool's only node, now (docs/faults.md)."""
+        (node,) = self.batch.list_nodes(pool)
+        self._control("POST", path=f"{action}/pools/{pool}/nodes/{node.id}")
+
+    def _control(self, method: str, body: object = None, path: str = "faults") -> Any:
         query = {"api-version": "2025-06-01"}
-        response = self.batch.send_request(HttpRequest(method, "/emulator/faults", params=query, json=body))
+        response = self.batch.send_request(HttpRequest(method, f"/emulator/{path}", params=query, json=body))
         response.raise_for_status()
         return response
 
@@ -156,6 +161,11 @@ def service(*options: str, root: Path | None = None) -> Iterator[Account]:
         finally:
             account.close()
     assert azure.process.returncode == 0
+
+
+def found_below(folder: Path, name: str) -> list[Path]:
+    """All files and directories of that name, also while others come and go, as those of jobs do after their end."""
+    return [Path(parent, name) for parent, folders, files in os.walk(folder) if name in (*folders, *files)]
 
 
 def scrubbed(**more: str) -> dict[str, str]:

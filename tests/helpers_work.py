@@ -148,15 +148,15 @@ def fill(folder: str) -> None:
             open(os.path.join(folder, str(number)), "x").close()
 
 
-def touch_and_sleep(path: str, seconds: float = 60.0) -> None:
-    """Tell that this runs, then sleep."""
+def touch_and_sleep(path: str, seconds: float = 600.0) -> None:
+    """Tell that this runs, then sleep, longer than any test waits."""
     open(path, "w").close()
     time.sleep(seconds)
 
 
-def sleep_with_family(folder: str, number: int) -> None:
+def sleep_with_family(folder: str, number: int, family: tuple[str, ...] = ("child", "grandchild")) -> None:
     """A child, and a grandchild that left its session; then sleep. Each tells that it runs."""
-    for name in ("child", "grandchild"):
+    for name in family:
         if os.fork() == 0:
             if name == "grandchild":
                 os.setsid()

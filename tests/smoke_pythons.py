@@ -58,7 +58,7 @@ def smoke(python: Path, version: tuple[int, int]) -> None:
         subprocess.run([*pip, source], check=True)
         # As strict as a user's own tests may be: no warning may come from within.
         strict = [inner, "-I", "-W", "error", ROOT / "tests" / "smoke.py"]
-        subprocess.run(strict, check=True, cwd=elsewhere, timeout=120)
+        subprocess.run(strict, check=True, cwd=elsewhere, timeout=600)
 
 
 def main() -> int:

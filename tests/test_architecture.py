@@ -27,7 +27,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "_version": (set(), set()),
     "errors": (set(), set()),
     "config": ({"errors", "_settings"}, set()),
-    "_settings": ({"errors"}, {"packaging", "tomli"}),
+    "_logins": (set(), set()),
+    "_settings": ({"errors", "_logins"}, {"packaging", "tomli"}),
     "futures": (COMMON, set()),
     "executor": (
         {*COMMON, "command", "futures", "_calls", "_command", "_exits", "_engine", "_wire"},
@@ -41,7 +42,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "_inline": ({*COMMON, "futures", "_engine", "_wire"}, set()),
     "_engine": ({*COMMON, "futures", "_azure", "_wire", "_source", "_report"}, {"cloudpickle"}),
     "_azure": ({*COMMON, "_wire"}, {"aiohttp", "azure", "tenacity", "yarl"}),
-    "_source": ({"errors"}, {"cloudpickle", "packaging", "tomli"}),
+    "_source": ({"errors", "_logins"}, {"cloudpickle", "packaging", "tomli"}),
     "_report": (set(), set()),
     "_wire": (set(), {"cloudpickle", "numpy"}),
     "joblib": ({"executor", "_joblib", "_worker"}, {"joblib"}),

@@ -16,7 +16,7 @@ from batchexec import _cli
 
 def run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "batchexec._cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, input=given, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, input=given)
 
 
 def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +48,7 @@ def test_a_mistake_of_configuration_is_one_line_not_a_traceback() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_demo_gets_the_scores_of_the_plain_loop_and_says_what_it_took() -> None:
     done = run("demo", "--small", "--workers", "2")
     assert done.returncode == 0, done.stderr
@@ -61,7 +62,7 @@ def test_the_demo_gets_the_scores_of_the_plain_loop_and_says_what_it_took() -> N
 
 def test_the_demo_without_scikit_learn_says_what_to_install() -> None:
     code = "import sys; sys.modules['sklearn'] = None; from batchexec._cli import main; sys.exit(main(['demo']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == 'The demo needs scikit-learn: pip install "batchexec[demo]"\n'
 
@@ -76,15 +77,17 @@ def test_a_shell_finds_the_emulator_that_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "batchexec._cli", "emulator"]
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, env=env) as process:
-        assert process.stdout
-        ready = json.loads(process.stdout.readline())
-        shown = "echo $AZURE_BATCH_ENDPOINT $AZURE_BATCH_ACCESS_KEY $AZURE_STORAGE_CONNECTION_STRING"
-        script = ["sh", "-c", f'eval "$("$@" env)"; {shown}', "sh", *command]
-        shell = subprocess.run(script, capture_output=True, text=True, env=env)
-        assert shell.stdout.split() == [ready["batch_endpoint"], ready["batch_key"], ready["connection_string"]]
-        (file,) = tmp_path.glob("*/*.json")
-        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-        process.terminate()
+        try:
+            assert process.stdout
+            ready = json.loads(process.stdout.readline())
+            shown = "echo $AZURE_BATCH_ENDPOINT $AZURE_BATCH_ACCESS_KEY $AZURE_STORAGE_CONNECTION_STRING"
+            script = ["sh", "-c", f'eval "$("$@" env)"; {shown}', "sh", *command]
+            shell = subprocess.run(script, capture_output=True, text=True, env=env)
+            assert shell.stdout.split() == [ready["batch_endpoint"], ready["batch_key"], ready["connection_string"]]
+            (file,) = tmp_path.glob("*/*.json")
+            assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        finally:
+            process.terminate()
     after = subprocess.run([*command, "env"], capture_output=True, text=True, env=env)
     assert (after.returncode, after.stdout) == (1, "")
     assert "no emulator of this user is running" in after.stderr

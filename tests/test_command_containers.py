@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_containers import MARKER, container_service, for_tests, on
-from helpers_service import Account, processes_of
+from helpers_fixtures import account_in_root
+from helpers_service import Account, processes_of, until
 
 from batchexec import BatchExecutor, Command
 from batchexec.errors import CommandFailed
@@ -19,10 +19,7 @@ from batchexec.errors import CommandFailed
 pytestmark = for_tests
 
 
-@pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    with container_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
+account = account_in_root(container_service)
 
 
 @pytest.fixture
@@ -56,11 +53,31 @@ def test_a_sweep_runs_in_containers(settings: dict[str, Any]) -> None:
 
 
 def test_a_program_that_runs_too_long_is_ended_within_its_container(settings: dict[str, Any]) -> None:
+    sleep = f"sleep 4322.{os.getpid()}"
     with BatchExecutor(**settings) as ex:
-        error = ex.submit(Command("sh -c 'echo begun; sleep 4322.5 & sleep 4322.5'", timeout=1)).exception()
-    assert isinstance(error, CommandFailed)
-    assert (error.exit_code, error.stdout) == (143, "begun\n")
-    assert not [line for line in processes_of("4322.5").values() if "sleep 4322.5" in line]
+        error = ex.submit(Command(f"sh -c '{sleep} & echo begun; {sleep}'", timeout=5)).exception()
+        assert isinstance(error, CommandFailed)
+        assert (error.exit_code, error.stdout) == (143, "begun\n")
+        until(
+            lambda: [line for line in processes_of(sleep.split()[1]).values() if sleep in line], lambda seen: not seen
+        )
+
+
+def test_a_run_is_followed_while_it_runs(settings: dict[str, Any]) -> None:
+    """Its container's output is a pipe of the runtime's, to which the worker hands on what comes."""
+    go = '"$AZ_BATCH_NODE_SHARED_DIR/go"'
+    text = f"echo begun; echo why >&2; until [ -e {go} ]; do sleep 0.1; done; echo end"
+    with BatchExecutor(**settings) as ex:
+        future = ex.submit(Command(text, shell=True))
+        try:
+            assert until(future.stdout) == "begun\n"
+            assert until(future.stderr) == "why\n"
+            assert not future.done()
+        finally:
+            ex.submit(Command(f"touch {go}", shell=True)).result()
+        assert future.result().stdout == future.stdout() == "begun\nend\n"
+        log = ex.submit(Command(f'cat "$AZ_BATCH_TASK_DIR/../{future.task_id}/stdout.txt"', shell=True))
+        assert log.result().stdout == "begun\nend\n"  # nothing of it twice
 
 
 def test_a_compiled_program_runs_where_its_libraries_are(settings: dict[str, Any]) -> None:

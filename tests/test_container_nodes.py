@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_containers import IMAGE, MARKER, OPTIONS, container_service, for_tests, need_containers, on
+from helpers_fixtures import account_in_root
 from helpers_in_container import hold, invert, look_around
 from helpers_secure import running
 from helpers_service import Account, processes_of, scrubbed, until
@@ -25,10 +25,7 @@ from batchexec.errors import NodeError, TaskError, TaskTerminatedError, WorkerCr
 pytestmark = for_tests
 
 
-@pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    with container_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
+account = account_in_root(container_service)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +87,9 @@ def test_a_time_limit_kills_the_container_with_all_in_it(settings: dict[str, Any
 def test_leaving_in_a_hurry_kills_the_containers(settings: dict[str, Any]) -> None:
     executor = BatchExecutor(**settings)
     executor.submit(hold, "5432.1")
-    until(lambda: processes_of("5432.1"), seconds=60)
+    until(lambda: processes_of("5432.1"), seconds=120)
     executor.terminate_workers()
-    until(lambda: processes_of("5432.1"), lambda found: not found, 30)
+    until(lambda: processes_of("5432.1"), lambda found: not found)
     executor.shutdown()
 
 
@@ -100,7 +97,7 @@ def test_an_image_that_cannot_be_had_is_said_in_time(settings: dict[str, Any]) -
     missing = "127.0.0.1:9/team/no-such-image:1"
     with pytest.raises(NodeError, match="ContainerInvalidImage") as caught:
         with BatchExecutor(**{**settings, "image": missing}) as executor:
-            executor.submit(double, 1).result(timeout=60)
+            executor.submit(double, 1).result(timeout=200)
     assert missing in str(caught.value)
 
 
@@ -113,7 +110,7 @@ def test_an_image_that_goes_while_the_pool_stands_is_an_error_of_the_task(
         pool = executor.stats().pool_id
     missing = "127.0.0.1:9/team/no-such-image:2"
     with BatchExecutor(**{**settings, "image": missing, "pool_id": pool}, retries=0) as executor:
-        error = executor.submit(double, 1).exception(timeout=60)
+        error = executor.submit(double, 1).exception(timeout=200)
     assert isinstance(error, TaskError)
     assert "ContainerInvalidImage" in str(error)
     assert missing in str(error)
@@ -121,7 +118,7 @@ def test_an_image_that_goes_while_the_pool_stands_is_an_error_of_the_task(
 
 def test_an_image_without_the_interpreter_says_so(settings: dict[str, Any]) -> None:
     with BatchExecutor(**{**settings, "python": "python3.99"}, retries=0) as executor:
-        error = executor.submit(double, 1).exception(timeout=60)
+        error = executor.submit(double, 1).exception(timeout=200)
     assert isinstance(error, TaskError)
     assert "python3.99" in str(error)
 
@@ -151,7 +148,6 @@ def test_containers_trust_the_authority_of_a_service_over_tls() -> None:
             env=scrubbed(**secure.environment("")),
             capture_output=True,
             text=True,
-            timeout=60,
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "by tests/containers/install.sh"

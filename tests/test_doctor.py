@@ -75,6 +75,11 @@ def test_a_list_installs_nothing(folder: Path, capfd: pytest.CaptureFixture[str]
 def test_a_script_that_cannot_be_read_is_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--requirements", str(folder / "none.py")]) == 1
     assert "cannot read" in capfd.readouterr().err
+    (folder / "wrong.py").write_text("import os\ndef f(: pass\n")
+    (folder / "a.ipynb").write_text('{"cells": []}')
+    for name, told in (("wrong.py", "wrong.py, line 2: invalid syntax"), ("a.ipynb", "nbconvert --to script")):
+        assert main(["doctor", "--requirements", str(folder / name), "--list"]) == 1
+        assert told in capfd.readouterr().err
 
 
 @pytest.mark.slow

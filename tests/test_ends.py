@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         ("BatchExecutor().submit(work.double, 4).add_done_callback(lambda f: print(f.result()))", 0, "8\n", ""),
         slow("ex = BatchExecutor(); print(next(iter(ex.map(work.double, [4]))))", 0, "8\n", ""),
         # An executor that was dropped finishes its work.
-        slow("f = BatchExecutor().submit(work.double, 4); print(f.result(20))", 0, "8\n", ""),
+        slow("f = BatchExecutor().submit(work.double, 4); print(f.result(60))", 0, "8\n", ""),
         # One that was made and never used has started nothing.
         ("ex = BatchExecutor(); print(sys.exc_info()[0])", 0, "None\n", ""),
         ("t = threading.Thread(target=in_thread); t.start(); t.join()", 0, "8\n", ""),
@@ -85,8 +84,8 @@ def test_an_executor_outlives_its_name_but_not_its_work(run: Run) -> None:
 import gc
 future = BatchExecutor().submit(work.double, 4)
 gc.collect()
-assert future.result(20) == 8
-deadline = time.monotonic() + 10
+assert future.result(60) == 8
+deadline = time.monotonic() + 60
 while any(t.name.startswith("batchexec") for t in threading.enumerate()):
     assert time.monotonic() < deadline
     time.sleep(0.01)
@@ -100,14 +99,12 @@ print("drained")
 
 
 @pytest.mark.parametrize("how", [slow("process"), "group"])
-def test_ctrl_c_ends_all_within_seconds(run: Run, how: str) -> None:
+def test_ctrl_c_ends_all_without_waiting_for_it(run: Run, how: str) -> None:
     script = run(SLEEPING)
     script.wait_for(*FAMILY)
     send = script.send if how == "process" else script.send_to_group
-    began = time.monotonic()
     send(signal.SIGINT)
     code, _, err = script.end()
-    assert time.monotonic() - began < 5
     assert code == -signal.SIGINT
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
@@ -127,7 +124,7 @@ def test_ctrl_c_without_a_block_ends_all_too(run: Run) -> None:
 def test_ctrl_c_while_the_service_starts_ends_all(run: Run) -> None:
     script = run("""
 with BatchExecutor() as ex:
-    future = ex.submit(time.sleep, 60)
+    future = ex.submit(time.sleep, 600)
     signal.raise_signal(signal.SIGINT)
 """)
     code, _, err = script.end()
@@ -170,21 +167,26 @@ def as_azure(account: Account) -> dict[str, str]:
     }
 
 
+# What leaves its session ends with the node, and that of an account stays (docs/fork-server.md).
 ON_AN_ACCOUNT = """
 with BatchExecutor(max_workers=2) as ex:
-    list(ex.map(partial(work.sleep_with_family, started), range(4)))
+    list(ex.map(partial(work.sleep_with_family, started, family=("child",)), range(4)))
 """
+AT_HOME = ("task0", "child0", "task1", "child1")
 
 
 def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> None:
     script = run(ON_AN_ACCOUNT, **as_azure(account))
-    script.wait_for(*FAMILY)
+    script.wait_for(*AT_HOME)
+    (job,) = account.jobs()
+    tasks = f"{job}/job-1/c"  # in the path of the directory that they and their children work in
+    assert len(processes_of(tasks)) >= len(AT_HOME)
     script.send_to_group(signal.SIGINT)
     code, _, err = script.end()
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
-    until(lambda: set(account.jobs().values()), lambda states: states == {"completed"})
-    until(lambda: processes_of(str(script.started)), lambda found: not found)
+    until(account.jobs, lambda states: states == {job: "completed"})
+    until(lambda: processes_of(tasks), lambda found: not found)
     script.leaves_nothing()
 
 
@@ -195,35 +197,32 @@ def test_ctrl_c_ends_the_wait_for_an_account_that_does_not_answer(run: Run, acco
         "    open(os.path.join(started, 'submitted'), 'w').close()\n"
         "    future.result()\n",
         **as_azure(account),
+        BATCHEXEC_CONNECT_TIMEOUT="600",
     )
     os.kill(account.ready["pid"], signal.SIGSTOP)
     try:
         script.wait_for("submitted")
-        began = time.monotonic()
         script.send(signal.SIGINT)
         code, _, err = script.end()
     finally:
         os.kill(account.ready["pid"], signal.SIGCONT)
-    assert time.monotonic() - began < 3
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     script.leaves_nothing()
 
 
 def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
-    script = run(ON_AN_ACCOUNT, **as_azure(account))
-    script.wait_for(*FAMILY)
+    patient = "from batchexec._engine import engine\nengine._CLOSE_SECONDS = 600.0\n"
+    script = run(patient + ON_AN_ACCOUNT, **as_azure(account), BATCHEXEC_CONNECT_TIMEOUT="600")
+    script.wait_for(*AT_HOME)
     os.kill(account.ready["pid"], signal.SIGSTOP)  # it does not answer, so ending the job takes long
     try:
         script.send(signal.SIGINT)
-        with pytest.raises(AssertionError, match="not within"):
-            until(script.process.poll, lambda code: code is not None, 1.0)
-        began = time.monotonic()
+        script.wait_to_say("interrupted: ending job")
         script.send(signal.SIGINT)
         code, _, err = script.end()
     finally:
         os.kill(account.ready["pid"], signal.SIGCONT)
-    assert time.monotonic() - began < 3
     assert code == -signal.SIGINT
     assert "KeyboardInterrupt" in err
 
@@ -258,7 +257,7 @@ with BatchExecutor(max_workers=1) as ex:
     assert os.waitpid(child, 0)[1] != 0
     assert not future.done()
     open(os.path.join(started, "go"), "w").close()
-    print(future.result(20), ex.submit(work.double, 4).result(20))
+    print(future.result(60), ex.submit(work.double, 4).result(60))
 """)
     code, out, err = script.end()
     assert (code, out) == (0, "None 8\n"), err
@@ -278,7 +277,7 @@ def test_a_killed_client_takes_all_with_it(run: Run, number: signal.Signals) -> 
 
 
 def test_a_client_killed_while_the_service_starts_takes_all_with_it(run: Run) -> None:
-    script = run("ex = BatchExecutor()\nf = ex.submit(time.sleep, 60)\nos.kill(os.getpid(), signal.SIGKILL)")
+    script = run("ex = BatchExecutor()\nf = ex.submit(time.sleep, 600)\nos.kill(os.getpid(), signal.SIGKILL)")
     assert script.end()[0] == -signal.SIGKILL
     script.leaves_nothing()
 
@@ -299,7 +298,7 @@ import os, time
 
 if "AZ_BATCH_NODE_ID" in os.environ:
     open({path!r}, "w").close()
-    time.sleep(60)
+    time.sleep(600)
 
 
 def function(x):
@@ -322,11 +321,9 @@ def test_a_fork_server_in_the_middle_of_its_preloading_ends_as_well(
         BATCHEXEC_PYTHON=worker.python,
     )
     script.wait_for("loading")
-    began = time.monotonic()
     script.send(number)
     assert script.end()[0] == -number
     script.leaves_nothing()
-    assert time.monotonic() - began < 5
 
 
 def test_a_service_that_is_killed_fails_what_is_pending(run: Run) -> None:
@@ -337,10 +334,8 @@ with BatchExecutor(max_workers=2) as ex:
         print(type(future.exception()).__name__)
 """)
     script.wait_for(*FAMILY)
-    began = time.monotonic()
     os.kill(script.service_pid(), signal.SIGKILL)
     code, out, err = script.end()
-    assert time.monotonic() - began < 10
     assert out == 4 * "ServiceUnreachableError\n", err
     assert code == 0
     script.leaves_no_process()

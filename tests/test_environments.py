@@ -20,8 +20,9 @@ from helpers_wheels import installed, options, wheel
 from helpers_work import touch_and_sleep
 
 from batchexec import BatchExecutor
-from batchexec._worker.packages import node_environments
-from batchexec._worker.packages.install_failures import TEXT_LIMIT, InstallError, kind_of, last_words
+from batchexec._engine.results import unmet
+from batchexec._worker.packages import environment, install_failures, node_environments
+from batchexec._worker.packages.install_failures import TEXT_LIMIT, InstallError, failure_in, last_words, not_fetched
 from batchexec._worker.packages.installer import has_all
 from batchexec._worker.packages.node_environments import NodeEnvironments
 from batchexec._worker.packages.pip_settings import PipSettings
@@ -74,12 +75,13 @@ def test_packages_are_installed_once_and_come_before_those_of_the_image(executor
         assert not [text for text in seen["environ"].values() if "secret-word" in text]
 
 
-def test_a_task_that_finds_its_packages_installed_starts_at_once(executor: BatchExecutor) -> None:
-    future = executor.submit(use_made, 1)
-    assert future.result()["versions"] == ("1.0", "1.0")
+def test_a_task_that_finds_its_packages_installed_installs_nothing(executor: BatchExecutor) -> None:
+    first = executor.submit(use_made, 1).result()
+    there = kept(first)
+    future = executor.submit(use_made, 2)
+    assert future.result()["file"] == first["file"]
     assert "install" not in future.stderr()
-    assert future.timing is not None
-    assert future.timing.load < 1.0  # 6 ms where nothing else runs
+    assert kept(first) == there
 
 
 def test_what_cannot_be_installed_fails_before_user_code(worker: Interpreter, links: Path, tmp_path: Path) -> None:
@@ -88,11 +90,11 @@ def test_what_cannot_be_installed_fails_before_user_code(worker: Interpreter, li
     with BatchExecutor(
         max_workers=1, python=worker.python, requirements=["first==7.5"], pip_options=options(links), echo=False
     ) as executor:
-        error = executor.submit(touch_and_sleep, trace).exception(60)
+        error = executor.submit(touch_and_sleep, trace).exception(120)
         assert isinstance(error, RequirementsError)
         assert error.kind == "resolution"
         assert "No matching distribution found for first==7.5" in str(error)
-        again = executor.submit(touch_and_sleep, trace).exception(60)
+        again = executor.submit(touch_and_sleep, trace).exception(120)
         assert "first==7.5" in str(again)
     assert not os.path.exists(trace)
 
@@ -110,7 +112,7 @@ def test_nothing_is_installed_where_the_interpreter_has_it_all() -> None:
 
     with BatchExecutor(max_workers=1, requirements="auto", echo=False) as executor:
         for _ in range(2):
-            file, left = executor.submit(look).result(60)
+            file, left = executor.submit(look).result(120)
             assert file.startswith(sys.prefix)
             assert left == ["enough", sys.executable]
 
@@ -129,7 +131,7 @@ def never_called(directory: str, scratch: str) -> None:
 def test_of_several_that_need_it_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
     root, go = tmp_path / "environments", tmp_path / "go"
     maker = Other(root, go=go)
-    until(lambda: (root / "key.progress").exists())
+    until(lambda: (root / "key.progress").exists() and (root / "key.progress").read_text())
     others = [Other(root) for _ in range(3)]
     for other in others:
         assert other.line() == "another task installs the packages: pip: half way"
@@ -159,7 +161,7 @@ def test_a_killed_installation_leaves_nothing_that_is_used(tmp_path: Path) -> No
 def failing(kind: str) -> Callable[[str, str], None]:
     def build(directory: str, scratch: str) -> None:
         Path(directory, MADE).write_text("half")
-        raise InstallError(kind, f"{kind} {os.getpid()}", "pip")
+        raise InstallError(kind, f"{kind} {os.getpid()}", "pip", "reason")
 
     return build
 
@@ -175,7 +177,7 @@ def test_a_failure_is_remembered_for_its_job_as_long_as_it_holds(tmp_path: Path,
         return
     with pytest.raises(InstallError, match=kind) as caught:
         environments.make("key", never_called)
-    assert (caught.value.kind, caught.value.installer) == (kind, "pip")
+    assert (caught.value.kind, caught.value.installer, caught.value.reason) == (kind, "pip", "reason")
     with pytest.raises(InstallError, match="again"):
         NodeEnvironments(str(tmp_path), "another job", lambda line: None).make("key", failing("again"))
     with pytest.raises(InstallError, match=kind):
@@ -283,27 +285,88 @@ def test_uv_is_taken_where_it_knows_every_option(words: list[str], will_do: bool
     assert settings(*words).uv_will_do() is will_do
 
 
+UV = "error: Failed to fetch: `https://x/simple/a/`\n  Caused by: error sending request for url (https://x/simple/a/)\n"
+PIP = "ERROR: No matching distribution found for a==1\nCould not fetch URL https://x/simple/a/: "
+
+
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("said", "failure"),
     [
-        ("ERROR: No matching distribution found for nosuch==3", "resolution"),
-        ("ERROR: ResolutionImpossible: for help visit", "resolution"),
-        ("  cause: Because nosuch was not found in the package registry", "resolution"),
+        ("ERROR: No matching distribution found for nosuch==3", ("resolution", "")),
         (
-            "NewConnectionError: Failed to establish a new connection: [Errno -2]\nNo matching distribution found",
-            "network",
+            "No version satisfies nosuch (from versions: none)\nERROR: No matching distribution",
+            ("resolution", "unknown"),
         ),
-        ("cause: dns error: failed to lookup address", "network"),
-        ("ERROR: 401 Client Error: Unauthorized for url: https://x\nERROR: No matching distribution", "network"),
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk"),
-        ("Failed to establish a new connection\nNo space left on device (os error 28)", "disk"),
-        ("error: command 'gcc' failed: No such file\nERROR: Failed building wheel for x", "build"),
-        ("x Failed to build `x==1`\n  The build backend returned an error", "build"),
-        ("something else", "other"),
+        ("ERROR: ResolutionImpossible: for help visit", ("resolution", "conflict")),
+        ("  cause: Because nosuch was not found in the package registry", ("resolution", "unknown")),
+        (f"{PIP}404 Client Error: Not Found for url: https://x/simple/a/", ("resolution", "unknown")),
+        (f"{PIP}connection error: [Errno 111] Connection refused", ("network", "connection")),
+        (f"{PIP}NewConnectionError: Failed to establish a new connection: [Errno 111]", ("network", "connection")),
+        (f"{UV}  Caused by: tcp connect error: Connection refused (os error 111)", ("network", "connection")),
+        (f"{PIP}connection error: Max retries: [Errno -2] Name or service not known", ("network", "dns")),
+        (f"{UV}  Caused by: dns error: failed to lookup address information", ("network", "dns")),
+        (f"{PIP}There was a problem confirming the ssl certificate: Max retries exceeded", ("network", "tls")),
+        (f"{UV}  Caused by: client error (Connect)\ninvalid peer certificate: UnknownIssuer", ("network", "tls")),
+        (f"{UV}  Caused by: received corrupt message of type InvalidContentType", ("network", "tls")),
+        (f"{PIP}connection error: ProxyError('Cannot connect to proxy', NewConnectionError", ("network", "proxy")),
+        (f"{PIP}proxy connection error: Tunnel connection failed: 407 Proxy Auth", ("network", "proxy")),
+        (f"{UV}  Caused by: client error (Connect)\nunsuccessful tunnel", ("network", "proxy")),
+        (f"{UV}HTTP status client error (407 Proxy Authentication Required)", ("network", "proxy")),
+        (f"{PIP}401 Client Error: Unauthorized for url: https://x", ("network", "login")),
+        ("was not found\nhint: An index URL (https://x) could not be queried due to a lack", ("network", "login")),
+        ("was not found\nhint: An index (https://x) returned a 403 Forbidden error.", ("network", "login")),
+        ("WARNING: The repository located at x is not a trusted or secure host and is", ("network", "plain")),
+        (f"{PIP}Max retries exceeded (ResponseError('too many 503 error responses'))", ("network", "busy")),
+        (f"{UV}HTTP status server error (503 Service Unavailable)", ("network", "busy")),
+        ("Could not install packages due to an OSError: [Errno 28] No space left on device", ("disk", "")),
+        ("Failed to establish a new connection\nNo space left on device (os error 28)", ("disk", "")),
+        ("error: command 'gcc' failed: No such file\nERROR: Failed building wheel for x", ("build", "")),
+        ("x Failed to build `x==1`\n  The build backend returned an error", ("build", "")),
+        ("something else", ("other", "")),
     ],
 )
-def test_failures_are_told_apart(said: str, kind: str) -> None:
-    assert kind_of(said) == kind
+def test_failures_are_told_apart(said: str, failure: tuple[str, str]) -> None:
+    assert failure_in(said) == failure
+
+
+def test_every_failure_has_an_advice_of_its_own() -> None:
+    kinds = {(kind, reason) for kind, reason, _ in install_failures.SIGNS} | {("timeout", ""), ("network", "")}
+    texts = {unmet.with_advice(kind, reason, "said") for kind, reason in kinds}
+    assert len(texts) == len(kinds)
+    assert unmet.with_advice("other", "", "said") == "said"
+    assert unmet.told("disk", "", "said", "n1").startswith("the packages could not be installed on node n1, so nothing")
+
+
+def test_of_pips_log_that_is_told_which_kept_it_from_asking() -> None:
+    def log(*whys: str) -> str:
+        head = f"2026-01-01T00:00:00,000 {len(whys)} location(s) to search for versions of a:\n"
+        places = (f"Could not fetch URL https://{n}/a/: {why} - skipping" for n, why in enumerate(whys))
+        return head + "".join(f"2026-01-01T00:00:00,000 {line}\n" for line in places)
+
+    def told(*whys: str) -> list[str]:
+        return [line.partition(": ")[2] for line in not_fetched(log(*whys))]
+
+    assert told("404 Client Error: Not Found", "connection error: x") == ["connection error: x"]
+    assert told("401 Client Error", "404 Client Error") == ["401 Client Error"]
+    assert told("404 Client Error", "403 Client Error") == [], "so some say that they have no such package"
+    assert told("403 Client Error") == ["403 Client Error"]
+    assert not_fetched("") == []
+
+
+def test_what_travels_is_fetched_and_pip_only_where_it_is_wanted(tmp_path: Path) -> None:
+    asked = []
+
+    def blob(digest: str) -> bytes:
+        asked.append(digest)
+        return digest.encode()
+
+    spec: dict[str, Any] = {"requirements": [], "constraints": [], "wheels": {"a-1-py3-none-any.whl": "one"}}
+    work = environment._work({**spec, "installer": {"pip-1.whl": "two"}}, blob, {}, str(tmp_path), "")
+    assert asked == ["one"]
+    assert work.pip is not None
+    assert Path(work.pip()).read_bytes() == b"two"
+    (tmp_path / "bare").mkdir()
+    assert environment._work({**spec, "installer": None}, blob, {}, str(tmp_path / "bare"), "").pip is None
 
 
 def test_the_end_of_what_was_said_is_kept() -> None:

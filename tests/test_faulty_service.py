@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import tenacity
 from helpers_service import Account, service, until
-from helpers_work import die, double, mark, touch_and_sleep, write_here
+from helpers_work import die, double, mark, touch_and_sleep, touch_and_wait_for, write_here
 
 from batchexec import BatchExecutor, errors
 from batchexec._azure import faults
@@ -53,7 +52,7 @@ def doubled(account: Account, count: int = 40, **settings: Any) -> None:
     settings = {"pool_id": "fixed", **settings}
     before = account.containers()  # with the logs of what failed in other tests
     with BatchExecutor(**account.settings, **settings) as executor:
-        assert list(executor.map(double, range(count), chunksize=1, timeout=60)) == [2 * n for n in range(count)]
+        assert list(executor.map(double, range(count), chunksize=1, timeout=120)) == [2 * n for n in range(count)]
     fired = {fault["kind"]: fault["fired"] for fault in account.faults()}
     account.disarm()
     until(lambda: (account.jobs(), account.containers()), lambda left: left == ({}, before))
@@ -63,11 +62,9 @@ def doubled(account: Account, count: int = 40, **settings: Any) -> None:
 def failed(account: Account, kind: type[Exception], *parts: str, **settings: Any) -> None:
     """A submit that ends in this error, whose text has these parts; no job is left."""
     settings = {"pool_id": "fixed", **settings}
-    begin = time.monotonic()
     with BatchExecutor(**account.settings, **settings) as executor:
         error = executor.submit(double, 1).exception(60)
     assert isinstance(error, kind), repr(error)
-    assert time.monotonic() - begin < 20
     for part in parts:
         assert part in str(error)
     account.disarm()
@@ -132,8 +129,8 @@ def test_lists_that_lag_and_come_in_short_and_empty_pages(account: Account) -> N
     )
     with BatchExecutor(**account.settings, pool_id="fixed", retries=0) as executor:
         crashed = executor.submit(die, "exit")
-        assert list(executor.map(double, range(30), chunksize=1, timeout=60)) == [2 * n for n in range(30)]
-        assert isinstance(crashed.exception(30), errors.WorkerCrashedError)
+        assert list(executor.map(double, range(30), chunksize=1, timeout=120)) == [2 * n for n in range(30)]
+        assert isinstance(crashed.exception(60), errors.WorkerCrashedError)
     assert all(fault["fired"] for fault in account.faults())
 
 
@@ -166,7 +163,7 @@ def test_tasks_that_run_twice_have_one_result(account: Account, tmp_path: Path) 
     )
     with BatchExecutor(**account.settings, pool_id="fixed") as executor:
         folder = str(tmp_path)
-        assert list(executor.map(mark, [folder] * 20, range(20), chunksize=1, timeout=60)) == list(range(20))
+        assert list(executor.map(mark, [folder] * 20, range(20), chunksize=1, timeout=120)) == list(range(20))
     assert sum(fault["fired"] for fault in account.faults()) == 8
     assert {path.name for path in tmp_path.iterdir()} == {str(number) for number in range(20)}
 
@@ -212,15 +209,17 @@ def test_a_pool_that_gets_no_nodes(account: Account, code: str) -> None:
 
 
 def test_a_pool_that_gets_some_of_its_nodes_works_with_a_warning(
-    account: Account, caplog: pytest.LogCaptureFixture
+    account: Account, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     account.arm({"kind": "resize-error", "nodes": 1})
     account.pool("partial", nodes=3, slots=1)
     with caplog.at_level(logging.WARNING, "batchexec"):
         with BatchExecutor(**account.settings, pool_id="partial") as executor:
-            for future in [executor.submit(time.sleep, 0.8) for _ in range(2)]:
-                future.result(30)
-    assert "AllocationFailed" in caplog.text
+            futures = [executor.submit(touch_and_wait_for, str(tmp_path), f"runs{n}") for n in range(2)]
+            until(lambda: "AllocationFailed" in caplog.text)
+            (tmp_path / "go").touch()
+            for future in futures:
+                future.result(60)
 
 
 def test_nodes_that_are_preempted_and_rebooted_amid_the_work(account: Account) -> None:
@@ -240,28 +239,34 @@ def test_a_node_that_becomes_unusable_amid_its_only_task(account: Account, tmp_p
         until(future.running)
         match = {"pool": "doomed"}
         account.arm({"kind": "unusable", "at": 0, "code": "DiskFull", "message": "nothing fits", "match": match})
-        error = future.exception(30)
+        error = future.exception(60)
     assert isinstance(error, errors.NodeError), repr(error)
     assert "DiskFull: nothing fits" in str(error)
 
 
 def test_a_node_out_of_contact_is_a_warning_and_the_work_goes_on_when_it_is_back(
-    account: Account, caplog: pytest.LogCaptureFixture
+    account: Account, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     account.pool("away", slots=1)
-    account.arm({"kind": "offline", "seconds": 0.1, "given_up": 0.2, "back": 1.5, "count": 1})
     with caplog.at_level(logging.WARNING, "batchexec"):
         with BatchExecutor(**account.settings, pool_id="away") as executor:
+            first = executor.submit(touch_and_wait_for, str(tmp_path), "runs")
             futures = [executor.submit(double, number) for number in range(3)]
-            assert [future.result(30) for future in futures] == [0, 2, 4]
-    assert "is unknown" in caplog.text
+            until((tmp_path / "runs").exists)
+            account.strike("offline", "away")
+            until(lambda: "is unknown" in caplog.text)
+            account.strike("give-up", "away")
+            account.strike("reconnect", "away")
+            (tmp_path / "go").touch()
+            first.result(60)
+            assert [future.result(60) for future in futures] == [0, 2, 4]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a process a disk of its own")
 def test_a_full_disk_is_the_functions_own_error(account: Account) -> None:
     account.arm({"kind": "disk-full", "bytes": 1_000_000, "match": {"role": "task"}})
     with BatchExecutor(**account.settings, pool_id="fixed") as executor:
-        error = executor.submit(write_here, 2_000_000).exception(30)
+        error = executor.submit(write_here, 2_000_000).exception(60)
     assert isinstance(error, OSError), repr(error)
     assert error.errno == errno.ENOSPC
 
@@ -270,5 +275,5 @@ def test_a_service_that_takes_its_time() -> None:
     with service("--latency", "azure:0.002", "--seed", "1") as slow:
         slow.pool("slow", nodes=2)
         with BatchExecutor(**slow.settings, pool_id="slow") as executor:
-            assert list(executor.map(double, range(20), chunksize=1, timeout=60)) == [2 * n for n in range(20)]
+            assert list(executor.map(double, range(20), chunksize=1, timeout=120)) == [2 * n for n in range(20)]
         until(lambda: slow.left("slow"), lambda left: not left)

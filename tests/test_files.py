@@ -268,12 +268,12 @@ def test_the_first_call_is_told_what_is_wrong_before_anything_is_sent(tree: Tree
     tree({})
     with BatchExecutor(**settings, files=["input.csv"]) as executor:
         with pytest.raises(FilesError, match=r"'input\.csv' is not there"):
-            executor.submit(look).result(10)
+            executor.submit(look).result(60)
         with pytest.raises(FilesError):
             list(executor.map(look, range(3)))
         assert executor.stats().job_id is None
         tree({"input.csv": "now"})
-        assert list(executor.submit(look).result(30)) == [b"input.csv"]
+        assert list(executor.submit(look).result(60)) == [b"input.csv"]
 
 
 @pytest.mark.parametrize("size", [100, 20_000_000])
@@ -286,14 +286,14 @@ def test_a_file_that_changes_before_it_is_sent_fails_what_needs_it(
         look_again(executor, "moving", "steady")
         (here / "moving").write_bytes(b"x" * size)
         with pytest.raises(FilesError, match="moving' was changed"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
         look_again(executor, "moving", "steady")
-        assert len(executor.submit(look).result(30)) == 2
+        assert len(executor.submit(look).result(60)) == 2
         (here / "steady").write_text("2")
         look_again(executor, "steady")
         (here / "steady").unlink()
         with pytest.raises(FilesError, match="steady' cannot be read any more"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
 
 
 def look_again(executor: BatchExecutor, *names: str) -> None:
@@ -326,6 +326,7 @@ def test_each_content_moves_once_to_storage_and_once_to_the_node(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_large_file_is_never_whole_in_memory(tree: Tree, settings: dict[str, Any]) -> None:
     size = 400_000_000
     with (tree({}) / "large").open("wb") as file:
@@ -334,7 +335,7 @@ def test_a_large_file_is_never_whole_in_memory(tree: Tree, settings: dict[str, A
     try:
         with BatchExecutor(**settings, files=["large"]) as executor:
             future = executor.submit(os.path.getsize, "large")
-            assert future.result(120) == size
+            assert future.result() == size
             _, here = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -359,10 +360,10 @@ def test_a_file_that_a_task_changed_is_not_handed_on(tree: Tree, settings: dict[
     here = tree({"small.txt": "small content"})
     (here / "large.bin").write_bytes(bytes(1_500_000))
     with BatchExecutor(**settings, files=["*"]) as executor:
-        expected = executor.submit(look).result(30)
-        assert executor.submit(spoil, "large.bin").result(30) > 1
-        assert executor.submit(spoil, "small.txt").result(30) == 1
-        assert executor.submit(look).result(30) == expected
+        expected = executor.submit(look).result(60)
+        assert executor.submit(spoil, "large.bin").result(60) > 1
+        assert executor.submit(spoil, "small.txt").result(60) == 1
+        assert executor.submit(look).result(60) == expected
 
 
 # blobs that are there already
@@ -375,27 +376,27 @@ def test_blobs_are_read_by_the_nodes(account: Account, tree: Tree, settings: dic
         container.upload_blob(name, name.encode() * 1000)
     given = {"own.txt": "own.txt", "in/set": BlobPath("inputs/set"), "one.csv": BlobPath("inputs/single.csv")}
     with BatchExecutor(**settings, files=given) as executor:
-        found = executor.submit(look).result(30)
+        found = executor.submit(look).result(60)
         assert {name for name, what in found.items() if what} == {
             *(b"own.txt", b"in/set/a.csv", "in/set/b/ü '&%2F.csv".encode(), b"one.csv"),
         }
         assert found[b"one.csv"][0] == hashlib.sha256(b"single.csv" * 1000).hexdigest()
     with BatchExecutor(**settings, files={".": BlobPath("inputs/set"), "all": BlobPath("inputs")}) as executor:
-        found = executor.submit(look).result(30)
+        found = executor.submit(look).result(60)
         assert {b"a.csv", "b/ü '&%2F.csv".encode(), b"all/set/a.csv", b"all/single.csv"} <= set(found)
     with BatchExecutor(**settings, files={"settle.csv": "own.txt", ".": BlobPath("inputs")}) as executor:
         with pytest.raises(FilesError, match=r"would both be 'settle\.csv'"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
     container.upload_blob(f"up/{'x' * 300}", b"")
     with BatchExecutor(**settings, files=[BlobPath("inputs/up")]) as executor:
         with pytest.raises(FilesError, match="more than 255 bytes"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
     with BatchExecutor(**settings, files=[BlobPath("inputs/nothing")]) as executor:
         with pytest.raises(FilesError, match="no blob at 'inputs/nothing'"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
     with BatchExecutor(**settings, files=[BlobPath("no-such-container/x")]) as executor:
         with pytest.raises(FilesError, match="cannot be listed"):
-            executor.submit(look).result(30)
+            executor.submit(look).result(60)
     account.blobs.delete_container("inputs")
 
 
@@ -413,9 +414,9 @@ def complain(text: str) -> None:
 def test_a_file_that_is_only_here_is_said_to_be_missing_there(tree: Tree, settings: dict[str, Any]) -> None:
     here = tree({"data/in.csv": "1"})
     with BatchExecutor(**settings) as executor:
-        relative = executor.submit(open_there, "data/in.csv").exception(30)
-        unknown = executor.submit(open_there, "data/no.csv").exception(30)
-        words = executor.submit(complain, "data/in.csv not found.").exception(30)
+        relative = executor.submit(open_there, "data/in.csv").exception(60)
+        unknown = executor.submit(open_there, "data/no.csv").exception(60)
+        words = executor.submit(complain, "data/in.csv not found.").exception(60)
     assert isinstance(relative, FileNotFoundError)
     assert isinstance(relative.__cause__, RemoteTraceback)
     assert "files=['data/in.csv']" in str(relative.__cause__)
@@ -445,8 +446,8 @@ def test_paths_of_this_machine_among_arguments_are_warned_of_once(
     here = str(tree({"in.csv": "1"}) / "in.csv")
     with caplog.at_level(logging.WARNING, "batchexec"), BatchExecutor(**settings) as executor:
         assert list(executor.map(len, [here, here, "in.csv", "/usr"], chunksize=1)) == [len(here), len(here), 6, 4]
-        assert executor.submit(len, {"a": Path(here)}).result(30) == 1
-        assert executor.submit(len, ["in.csv", "/tmp", "/no/such/file"]).result(30) == 3
+        assert executor.submit(len, {"a": Path(here)}).result(60) == 1
+        assert executor.submit(len, ["in.csv", "/tmp", "/no/such/file"]).result(60) == 3
     told = [record.getMessage() for record in caplog.records if "this machine" in record.getMessage()]
     assert len(told) == 2
     assert all(repr(here) in text and "files=" in text for text in told)
@@ -462,8 +463,8 @@ def test_windows_paths_among_arguments_are_warned_of() -> None:
 def test_work_on_this_machine_is_not_warned_of_paths(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
     here = str(tree({"in.csv": "1"}) / "in.csv")
     with caplog.at_level(logging.WARNING, "batchexec"), BatchExecutor(max_workers=1, echo=False) as executor:
-        assert executor.submit(os.path.getsize, here).result(30) == 1
-    assert not caplog.records
+        assert executor.submit(os.path.getsize, here).result(60) == 1
+    assert not [record for record in caplog.records if record.name.startswith("batchexec")]
 
 
 def test_an_empty_set_is_no_set() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib
 import io
+import json
 import os
 import re
 import signal
 import socket
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import pip
 import pytest
 from helpers_disks import small_disk
+from helpers_fixtures import account_in_root
 from helpers_index import PASSWORD, Index, index
 from helpers_packages import crash_in_environment, make_wheels, use_large, use_made, use_second, version_of
 from helpers_service import Account, processes_of, service, until
@@ -35,15 +37,7 @@ pytestmark = pytest.mark.slow
 MADE = ["first", "second>=1,<2"]  # what use_made wants
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("service")
-
-
-@pytest.fixture(scope="module")
-def account(root: Path) -> Iterator[Account]:
-    with service(root=root) as running:
-        yield running
+account = account_in_root(lambda root: service(root=root))
 
 
 @pytest.fixture
@@ -80,7 +74,18 @@ def settings(account: Account, tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 def environments(root: Path) -> list[Path]:
     """What there is on all nodes, but for locks, links and notes: environments, whole or half made."""
-    return [path for path in root.glob("nodes/*/shared/batchexec/environments/*.*") if path.is_dir()]
+    return [path for path in entries(root, "*.*") if path.is_dir()]
+
+
+def entries(root: Path, pattern: str) -> list[Path]:
+    """Of the environments' directories of all nodes, also while some of these are removed (as `Path.glob` cannot)."""
+    return [Path(path) for path in glob.glob(f"{root}/nodes/*/shared/batchexec/environments/{pattern}")]
+
+
+def failures_of(executor: BatchExecutor, root: Path) -> list[dict[str, Any]]:
+    """What its job has noted on nodes: each failure with its time."""
+    found = [json.loads(path.read_text()) for path in entries(root, "*.failed")]
+    return [note for note in found if note["job"] == executor.stats().job_id]
 
 
 # what cannot be had
@@ -94,14 +99,14 @@ def test_an_index_that_cannot_be_reached(
         address = f"http://me:{PASSWORD}@127.0.0.1:{nobody.getsockname()[1]}/simple"
         about = {"pip_options": ["--index-url", address, "--retries", "1"], "echo": True}
         with BatchExecutor(**{**settings, **about}) as executor:
-            error = executor.submit(use_made, 1).exception(60)
-            began = time.monotonic()
-            again = executor.submit(use_made, 2).exception(60)
+            error = executor.submit(use_made, 1).exception(120)
+            noted = failures_of(executor, root)
+            again = executor.submit(use_made, 2).exception(120)
+            assert failures_of(executor, root) == noted != [], "it is not tried again at once"
     assert isinstance(error, RequirementsError)
     assert isinstance(again, RequirementsError)
     assert error.kind == again.kind == "network"
     assert "Failed to establish a new connection" in str(error)
-    assert time.monotonic() - began < 5, "it is not tried again at once"
     heard = "".join([str(error), str(again), repr(error), *capfd.readouterr()])
     assert "packages could not be installed" in heard
     assert PASSWORD not in heard
@@ -121,7 +126,7 @@ def test_a_package_that_cannot_be_built(settings: dict[str, Any], links: Path) -
             archive.addfile(member, io.BytesIO(content.encode()))
     own = {"requirements": [*MADE, "compiled"], "pip_options": options(links)}
     with BatchExecutor(**{**settings, **own}) as executor:
-        error = executor.submit(use_made, 1).exception(60)
+        error = executor.submit(use_made, 1).exception(120)
     assert isinstance(error, RequirementsError)
     assert error.kind == "build"
     assert "gcc" in str(error)
@@ -131,9 +136,9 @@ def test_a_wrong_line_among_many_chunks_is_tried_once(settings: dict[str, Any], 
     own = {"requirements": ["first==8"], "pip_options": packages.options}
     with BatchExecutor(**{**settings, **own}) as executor:
         futures = [executor.submit(double, number) for number in range(50)]
-        errors = [future.exception(60) for future in futures]
+        errors = [future.exception(120) for future in futures]
     assert {type(error) for error in errors} == {RequirementsError}
-    assert packages.looked_up == ["first"]
+    assert packages.looked_up == ["first"] * 2  # once more for what pip keeps to itself
 
 
 # what happens meanwhile
@@ -169,16 +174,22 @@ def test_an_installation_that_is_killed_is_begun_anew(settings: dict[str, Any], 
     earlier = environments(root)
     with BatchExecutor(**settings, pip_options=packages.options, retries=2) as executor:
         future = executor.submit(use_made, 1)
-        assert packages.held.wait(60)
-        (half,) = (path for path in environments(root) if path not in earlier and (path / "pyvenv.cfg").exists())
+        half = being_made(packages, root, earlier)
         installers = processes_of(half.name)
         assert installers
         (task,) = parents_of(installers) & set(processes_of(settings["python"]))
         os.kill(task, signal.SIGKILL)
         until(lambda: not set(processes_of(half.name)) & set(installers))
         packages.go.set()
-        assert future.result(60)["versions"] == ("1.0", "1.0")
+        assert future.result(120)["versions"] == ("1.0", "1.0")
     assert not half.exists()
+
+
+def being_made(packages: Index, root: Path, earlier: list[Path]) -> Path:
+    """The environment whose packages the index holds back."""
+    assert packages.held.wait(120)
+    (half,) = (path for path in environments(root) if path not in earlier and (path / "pyvenv.cfg").exists())
+    return half
 
 
 def parents_of(processes: dict[int, str]) -> set[int]:
@@ -188,15 +199,21 @@ def parents_of(processes: dict[int, str]) -> set[int]:
     return {parent(id) for id in processes} - set(processes)
 
 
-def test_a_time_limit_ends_the_installer_too(settings: dict[str, Any], packages: Index) -> None:
+def test_the_end_of_a_task_is_that_of_its_installer(
+    settings: dict[str, Any], packages: Index, root: Path, account: Account
+) -> None:
     packages.hold()
-    with BatchExecutor(**settings, pip_options=packages.options, timeout=3.0, retries=0) as executor:
-        error = executor.submit(use_made, 1).exception(60)
-        assert isinstance(error, TaskTerminatedError)
-        until(lambda: [line for line in processes_of(settings["python"]).values() if "-m pip" in line], lambda f: not f)
+    earlier = environments(root)
+    with BatchExecutor(**settings, pip_options=packages.options, retries=0) as executor:
+        future = executor.submit(use_made, 1)
+        half = being_made(packages, root, earlier)
+        assert [line for line in processes_of(half.name).values() if "pip" in line]
+        account.batch.terminate_task(str(executor.stats().job_id), str(future.task_id))
+        assert isinstance(future.exception(120), TaskTerminatedError)
+        until(lambda: processes_of(half.name), lambda found: not found)
     packages.go.set()
     with BatchExecutor(**settings, pip_options=packages.options) as executor:
-        assert executor.submit(use_made, 1).result(60)["versions"] == ("1.0", "1.0")
+        assert executor.submit(use_made, 1).result(120)["versions"] == ("1.0", "1.0")
 
 
 # disks
@@ -223,13 +240,13 @@ def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_pat
         settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
         settings |= {"requirements": ["large"], "pip_options": options(links)}
         with BatchExecutor(**settings) as executor:
-            error = executor.submit(use_large, "large").exception(60)
+            error = executor.submit(use_large, "large").exception(120)
             assert isinstance(error, RequirementsError)
             assert error.kind == "disk"
             assert "No space left on device" in str(error)
             assert not environments(disk / "service")
             filler.unlink()
-            assert executor.submit(use_large, "large").result(60) == "1.0"
+            assert executor.submit(use_large, "large").result(120) == "1.0"
 
 
 def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, disk: Path, tmp_path: Path) -> None:
@@ -241,7 +258,7 @@ def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, di
         settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
         for name in names:  # three of them do not fit
             with BatchExecutor(**settings | {"requirements": [name], "pip_options": options(links)}) as executor:
-                assert executor.submit(use_large, name).result(60) == "1.0"
+                assert executor.submit(use_large, name).result(120) == "1.0"
         assert 1 <= len(environments(disk / "service")) <= 2
 
 
@@ -258,10 +275,10 @@ def test_modules_that_the_fork_server_has_of_the_image_do_not_hide_those_of_an_e
         own = {**settings, "python": interpreter(tmp_path / "older", old), "pip_options": options(links)}
         with BatchExecutor(**{**own, "requirements": None}) as executor:
             for _ in range(3):  # the node preloads the module once it has seen that it is used
-                assert executor.submit(version_of, second).result(60) == "0.5"
+                assert executor.submit(version_of, second).result(120) == "0.5"
         with BatchExecutor(**own) as executor:
             assert list(executor.map(version_of, [second] * 3, chunksize=1)) == ["1.0"] * 3
-            crashed = executor.submit(crash_in_environment).exception(60)
+            crashed = executor.submit(crash_in_environment).exception(120)
             assert isinstance(crashed, WorkerCrashedError)
             assert "SIGSEGV" in str(crashed)
 
@@ -276,7 +293,7 @@ def test_a_process_that_stays_runs_each_task_with_its_own_packages(links: Path, 
         for lines, version in ((MADE, "1.0"), (None, "0.5"), (["second==2"], "2.0")):
             with BatchExecutor(**{**own, "requirements": lines}) as executor:
                 for _ in range(2):
-                    assert executor.submit(use_second, 1).result(60) == version
+                    assert executor.submit(use_second, 1).result(120) == version
 
 
 def test_a_node_without_any_installer_uses_the_one_that_travels(
@@ -285,4 +302,4 @@ def test_a_node_without_any_installer_uses_the_one_that_travels(
     bare = interpreter(tmp_path / "bare", with_pip=False)
     own = {**settings, "python": bare, "pip_options": options(links), "env": {"PATH": "/usr/bin:/bin"}}
     with BatchExecutor(**own) as executor:
-        assert executor.submit(use_made, 1).result(60)["versions"] == ("1.0", "1.0")
+        assert executor.submit(use_made, 1).result(120)["versions"] == ("1.0", "1.0")

@@ -63,7 +63,7 @@ def test_each_chunk_has_its_own_secrets_streams_and_errors(executor: BatchExecut
     assert list(executor.map(secrets_seen, range(3), chunksize=1)) == [[], [], []]
     futures = [executor.submit(print_and_fail, number) for number in range(3)]
     for number, future in enumerate(futures):
-        error = future.exception(30)
+        error = future.exception(60)
         assert isinstance(error, ValueError)
         assert str(error) == f"not {number}"
         assert future.stdout() == f"before {number}\n"
@@ -78,16 +78,16 @@ def test_packages_are_for_the_tasks_that_ask_for_them(account: Account, tmp_path
     with opened(account, requirements=["asked-for"], pip_options=options(tmp_path)) as executor:
         assert executor.submit(is_there, "asked_for").result(60)
     with opened(account) as executor:
-        assert not executor.submit(is_there, "asked_for").result(30)
+        assert not executor.submit(is_there, "asked_for").result(60)
 
 
 def test_a_crash_fails_its_own_chunk_only(account: Account) -> None:
     with opened(account) as executor:
-        before = executor.submit(own_process, 1).result(30)
+        before = executor.submit(own_process, 1).result(60)
         crash = executor.submit(os._exit, 3)
         after = executor.submit(own_process, 2)
-        assert isinstance(crash.exception(30), WorkerCrashedError)
-        assert after.result(30)[0] != before[0]
+        assert isinstance(crash.exception(60), WorkerCrashedError)
+        assert after.result(60)[0] != before[0]
 
 
 def test_modules_and_shared_objects_are_those_of_the_executor(
@@ -102,5 +102,5 @@ def test_modules_and_shared_objects_are_those_of_the_executor(
         with opened(account) as executor:
             shared = executor.share([word])
             assert list(executor.map(module.word, range(2), chunksize=1)) == [word, word]
-            assert executor.submit(list, shared).result(30) == [word]
+            assert executor.submit(list, shared).result(60) == [word]
     sys.modules.pop("own_words", None)

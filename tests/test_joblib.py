@@ -15,7 +15,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from helpers_parallel import change, draw, process, sleep_as, span, threads, total, within
+from helpers_parallel import change, draw, fail_beside, process, sleep_as, span, threads, total, within
 from helpers_scripts import Script
 from helpers_service import Account, processes_of, service, until
 from joblib import Parallel, delayed, parallel_config
@@ -23,6 +23,7 @@ from scipy import sparse
 
 import batchexec.joblib
 from batchexec import BatchExecutor, errors
+from batchexec._joblib import batches
 from batchexec._joblib.shares import size
 
 SLOTS = 2
@@ -50,18 +51,22 @@ def ex(executor: BatchExecutor) -> Iterator[BatchExecutor]:
 
 
 class Puts:
-    """Counts uploads to the account by what the blobs' names begin with."""
+    """Counts uploads to the account by what the blobs' names begin with. Calls go out when joblib has given all of
+    them, as they do where that takes a moment."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
+        self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Puts:
+        self._patch.setattr(batches, "_GATHER_SECONDS", 60)
         match = {"service": "blob", "method": "PUT"}
         kinds = ("code", "data")  # what is shared, large buffers
         self._account.arm(*({"kind": "delay", "seconds": 0, "match": {**match, "blob": f"{k}/*"}} for k in kinds))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._patch.undo()
         self._account.disarm()
 
     @property
@@ -184,8 +189,13 @@ def test_objects_are_not_mixed_up_or_kept_when_they_go(ex: BatchExecutor) -> Non
             yield delayed(np.mean)(array)
 
     assert Parallel(pre_dispatch=4)(arrays()) == [n for n in range(6) for _ in range(2)]
-    gc.collect()
-    assert [ref() for ref in refs] == [None] * 6
+
+    def alive() -> list[Any]:
+        gc.collect()
+        return [ref for ref in refs if ref() is not None]
+
+    assert len(refs) == 6
+    until(alive, lambda found: not found)  # threads let go of what they had at hand
 
 
 def test_a_call_that_changes_its_arguments_changes_its_own(ex: BatchExecutor) -> None:
@@ -199,11 +209,36 @@ def test_a_call_that_changes_its_arguments_changes_its_own(ex: BatchExecutor) ->
     assert Parallel(max_nbytes=None)(delayed(change)(large) for _ in range(2)) == [1.0] * 2
 
 
+def test_an_array_mapped_from_a_file_is_moved_once_as_an_array(
+    account: Account, ex: BatchExecutor, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "X.npy", np.ones(200_000))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    with Puts(account) as puts:
+        assert Parallel()(delayed(np.sum)(mapped) for _ in range(6)) == [200_000.0] * 6
+        assert puts.count == 1
+    with pytest.raises(ValueError, match="read-only"):
+        Parallel()(delayed(change)(mapped) for _ in range(2))
+
+
 def test_an_exception_arrives_as_itself_and_the_executor_goes_on(ex: BatchExecutor) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         Parallel()(delayed(divmod)(1, number) for number in (1, 0, 2))
     assert isinstance(raised.value.__cause__, errors.RemoteTraceback)
     assert Parallel()([delayed(neg)(1)]) == [-1]
+
+
+def failing(good: int) -> Iterator[Any]:
+    for number in range(good):
+        yield delayed(neg)(number)
+    raise LookupError("there is no next call")
+
+
+@pytest.mark.parametrize("good", [0, 1, 5])
+@pytest.mark.parametrize("pre_dispatch", ["2*n_jobs", "all"])
+def test_an_error_in_making_the_calls_is_raised(ex: BatchExecutor, good: int, pre_dispatch: str) -> None:
+    with pytest.raises(LookupError, match="no next call"):
+        Parallel(pre_dispatch=pre_dispatch)(failing(good))
 
 
 class NotPickled:
@@ -240,9 +275,11 @@ def test_n_jobs_and_batch_size_are_kept(account: Account, ex: BatchExecutor) -> 
 
 def test_what_is_not_wanted_any_more_is_ended(ex: BatchExecutor, tmp_path: Path) -> None:
     mark = str(tmp_path / "sleeping")
-
+    calls = [delayed(sleep_as)(mark) for _ in range(6)]
     with pytest.raises(multiprocessing.TimeoutError):
-        Parallel(timeout=1)(delayed(sleep_as)(mark) for _ in range(6))
+        Parallel(timeout=1)(calls)
+    with pytest.raises(ZeroDivisionError):
+        Parallel()([delayed(fail_beside)(mark), *calls])
     until(lambda: processes_of(mark), lambda found: not found)
     assert Parallel()([delayed(neg)(1)]) == [-1]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers_service import Account, scrubbed, service
+from helpers_service import Account, scrubbed, service, until
 
 from batchexec import BatchConfig, BatchExecutor, Command
 from batchexec._engine import jobs
@@ -41,7 +41,7 @@ def account() -> Iterator[Account]:
 
 def command(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "batchexec._cli", *words]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, env=environment, capture_output=True, text=True)
 
 
 def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tmp_path: Path) -> None:
@@ -49,13 +49,16 @@ def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tm
     environment = account.environment(BATCHEXEC_POOL_ID=pool)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", _INTERRUPTED], env=environment, stdout=pipe, stderr=pipe) as client:
-        assert client.stdout is not None
-        lines = [client.stdout.readline().strip() for _ in range(4)]
-        client.send_signal(signal.SIGINT)
-        _, said = client.communicate(timeout=30)
+        try:
+            assert client.stdout is not None
+            lines = [client.stdout.readline().strip() for _ in range(4)]
+            client.send_signal(signal.SIGINT)
+            _, said = client.communicate()
+        finally:
+            client.kill()
     assert lines == [b"0", b"one", b"4", b"9"]
-    ((job, state),) = account.jobs().items()
-    assert state == "completed"
+    (job,) = account.jobs()
+    until(account.jobs, lambda jobs: jobs == {job: "completed"})
     assert f"batchexec fetch {job}".encode() in said
 
     file = tmp_path / "results.pickle"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import signal
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,13 +17,15 @@ from urllib.parse import urlsplit
 
 import pytest
 from azure.storage.blob import generate_blob_sas
+from helpers_disks import small_disk
 from helpers_service import Account, service, until
 
 from batchexec._wire import files
 from batchexec._worker import locks
-from batchexec._worker.files import room
+from batchexec._worker.disk import room
 from batchexec._worker.files.placing import NodeFiles
 from batchexec._worker.refusals import Refusal
+from batchexec._worker.shared_trees import SharedTrees
 from batchexec._worker.store import Store
 
 LARGE = 1_500_000
@@ -78,7 +78,7 @@ class Staged:
     def on(self, cache: Path) -> NodeFiles:
         """What a task of the node whose cache this is has at its hands."""
         store = Store(f"{self._account.ready['blob_endpoint']}/job/")
-        return NodeFiles(str(cache), store, {self.id: files.plain(self.listing)}, bytes)
+        return NodeFiles(SharedTrees(str(cache)), store, {self.id: files.plain(self.listing)}, bytes)
 
     def place(self, cache: Path, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
@@ -256,7 +256,7 @@ def test_a_kept_set_goes_when_nobody_uses_it(account: Account, tmp_path: Path) -
     kept = Path(user.kept(staged.id))
     room.empty(str(cache))
     assert kept.is_dir()
-    user._held[staged.id].release()  # as the end of its process does
+    user._trees.let_go()  # as at the end of its task
     room.empty(str(cache))
     assert os.listdir(cache / "kept") == []
     assert os.listdir(cache / "files") == []
@@ -276,7 +276,7 @@ def test_siblings_wait_for_the_one_that_fetches(account: Account, tmp_path: Path
     count(account)
     siblings = [in_process(lambda n=n: staged.place(tmp_path / "cache", tmp_path / str(n))) for n in range(4)]
     for sibling in siblings:
-        sibling.join(30)
+        sibling.join(60)
         assert sibling.exitcode == 0
     assert gets(account) == 1
     assert read(tmp_path / "0") == read(tmp_path / "3") != {}
@@ -288,13 +288,13 @@ def test_one_that_is_killed_while_it_fetches_holds_up_nobody(account: Account, t
     match = {"service": "blob", "method": "GET", "blob": "b-*"}
     account.arm({"kind": "delay", "seconds": 600, "match": match, "count": 1})
     holder = in_process(lambda: staged.place(cache, tmp_path / "killed"))
-    until(lambda: account.faults()[0]["fired"])
+    until(lambda: account.faults()[0]["fired"], seconds=60)
     sibling = threading.Thread(target=staged.place, args=(cache, tmp_path / "there"))
     sibling.start()
     name = hashlib.sha256(staged.names[0].encode()).hexdigest()
     assert locks.take_now(str(cache / "locks" / name)) is None
     os.kill(holder.pid, signal.SIGKILL)
-    sibling.join(30)
+    sibling.join(60)
     assert not sibling.is_alive()
     assert read(tmp_path / "there") == {"a": b"1" * LARGE}
     holder.join()
@@ -303,27 +303,14 @@ def test_one_that_is_killed_while_it_fetches_holds_up_nobody(account: Account, t
 # room
 
 
-@contextlib.contextmanager
-def small_disk(directory: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of so many megabytes."""
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory)]
-    if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        assert not os.environ.get("CI"), "a small disk cannot be mounted here"
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
-
-
 def used(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 @pytest.mark.slow
 def test_on_a_small_disk_what_was_used_longest_ago_goes(account: Account, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 32) as disk:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "32m", files=0):
         cache, work = disk / "cache", disk / "work"
         often = Staged(account, {"often": b"o" * 2_000_000})
         sets = [Staged(account, {"once": os.urandom(2_000_000), "small": b"%d" % n * 9000}) for n in range(15)]
@@ -342,7 +329,8 @@ def test_on_a_small_disk_what_was_used_longest_ago_goes(account: Account, tmp_pa
 
 @pytest.mark.slow
 def test_what_a_running_task_uses_stays_when_room_is_made(account: Account, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 24) as disk:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "24m", files=0):
         cache = disk / "cache"
         first = Staged(account, {"large": os.urandom(8_000_000)})
         kept = Staged(account, {"app": os.urandom(3_000_000)})
@@ -360,7 +348,8 @@ def test_what_a_running_task_uses_stays_when_room_is_made(account: Account, tmp_
 
 
 def test_a_disk_that_is_too_small_is_a_clear_refusal_and_poisons_nothing(account: Account, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 16) as disk:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "16m", files=0):
         cache = disk / "cache"
         with pytest.raises(Refusal, match=r"disk is full: 20\.0 MB are needed") as refused:
             Staged(account, {"large": os.urandom(20_000_000)}).place(cache, disk / "there")
@@ -371,19 +360,3 @@ def test_a_disk_that_is_too_small_is_a_clear_refusal_and_poisons_nothing(account
         subprocess.run(["rm", "-r", str(disk / "there")], check=True)
         Staged(account, {"a": b"fits"}).place(cache, disk / "there")
         assert read(disk / "there") == {"a": b"fits"}
-
-
-def test_what_killed_tasks_left_half_done_goes_in_time(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    for name in ("files", "kept/.half"):
-        (cache / name).mkdir(parents=True)
-    young, old = cache / "files/young.1.part", cache / "files/old.2.part"
-    for path in (young, old, cache / "kept/.half/file"):
-        path.write_bytes(b"half")
-    past = time.time() - 7200
-    os.utime(old, (past, past))
-    os.utime(cache / "kept/.half", (past, past))
-    room.empty(str(cache))
-    assert young.exists()
-    assert not old.exists()
-    assert not (cache / "kept/.half").exists()

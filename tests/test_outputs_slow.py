@@ -12,13 +12,13 @@ import helpers_outputs as outputs
 import pytest
 from helpers_containers import IMAGE, OPTIONS, PYTHON, need_containers
 from helpers_disks import small_disk
-from helpers_service import scrubbed, service
+from helpers_service import found_below, scrubbed, service, until
 
 from batchexec import BatchConfig, BatchExecutor
 from batchexec._engine import jobs
 from batchexec.errors import OutputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MEGABYTE = 1 << 20
 
@@ -47,7 +47,7 @@ def test_neither_side_holds_a_large_file_in_memory(tmp_path: Path) -> None:
         env=scrubbed(PYTHONPATH=str(Path(__file__).parent)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     grown, path = done.stdout.split()
@@ -105,7 +105,8 @@ def test_files_come_out_of_a_container(tmp_path: Path) -> None:
             futures = [executor.submit(outputs.leave_all, number) for number in (0, 2)]
             for future in futures:
                 future.result()
-        assert [path for path in root.rglob("wd") if path.parent.name == futures[0].task_id and os.listdir(path)] == []
+            (task,) = found_below(root, str(futures[0].task_id))
+            until(lambda: os.listdir(task / "wd"), lambda found: not found)
     for item, number in enumerate((0, 2)):
         found = {str(path.relative_to(tmp_path / str(item))): path for path in futures[item].outputs}
         assert {name: path.read_bytes() for name, path in found.items()} == {

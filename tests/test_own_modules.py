@@ -62,7 +62,7 @@ def test_the_worker_is_bare(worker: Interpreter, executor: BatchExecutor) -> Non
 
         return sys.prefix, bool(sys.flags.isolated), os.getcwd()
 
-    prefix, isolated, directory = executor.submit(look).result(30)
+    prefix, isolated, directory = executor.submit(look).result(60)
     assert prefix == str(Path(worker.python).parent.parent)
     assert isolated
     assert directory != os.getcwd()
@@ -82,7 +82,7 @@ def test_a_package_finds_the_data_beside_it(executor: BatchExecutor, write: Writ
             "with_data/tables/a.csv": "1,2,3\n",
         }
     )
-    assert executor.submit(package.read, "a.csv").result(30) == "1,2,3\n"
+    assert executor.submit(package.read, "a.csv").result(60) == "1,2,3\n"
 
 
 def test_a_single_module_finds_the_data_it_names(executor: BatchExecutor, write: Write) -> None:
@@ -96,7 +96,7 @@ def test_a_single_module_finds_the_data_it_names(executor: BatchExecutor, write:
             "weights.txt": "0.5",
         }
     )
-    assert executor.submit(module.read).result(30) == "0.5"
+    assert executor.submit(module.read).result(60) == "0.5"
 
 
 def test_submodules_imported_late_are_there(executor: BatchExecutor, write: Write) -> None:
@@ -129,7 +129,7 @@ def test_a_package_under_development_elsewhere_travels(
     (source / "core.py").write_text("def work(x):\n    return x + 1\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(source.parent)])
     user = write({"uses_developed.py": "import developed\n\n\ndef work(x):\n    return developed.work(x)\n"})
-    assert executor.submit(user.work, 1).result(30) == 2
+    assert executor.submit(user.work, 1).result(60) == 2
     del sys.modules["developed"], sys.modules["developed.core"]
 
 
@@ -145,12 +145,12 @@ def test_objects_of_own_classes_travel_both_ways(executor: BatchExecutor, write:
             )
         }
     )
-    grown = executor.submit(module.grow, module.Square(2)).result(30)
+    grown = executor.submit(module.grow, module.Square(2)).result(60)
     assert type(grown) is module.Square
     assert grown.side == 4
-    assert executor.submit(module.Square(3).doubled).result(30).side == 6
+    assert executor.submit(module.Square(3).doubled).result(60).side == 6
     with pytest.raises(module.TooSmall) as caught:
-        executor.submit(module.grow, module.Square(-1)).result(30)
+        executor.submit(module.grow, module.Square(-1)).result(60)
     assert type(caught.value.args[0]) is module.Square
 
 
@@ -159,8 +159,8 @@ def test_modules_are_unpacked_once_for_all_tasks_of_a_node(executor: BatchExecut
         {
             "once.py": (
                 "import os\n\n\ndef where(_):\n"
-                "    cache = os.path.join(os.environ['AZ_BATCH_JOB_PREP_WORKING_DIR'], 'cache')\n"
-                "    return __file__, sorted(os.listdir(cache)), os.getpid()\n"
+                "    kept = os.path.join(os.environ['AZ_BATCH_JOB_PREP_WORKING_DIR'], 'cache/kept')\n"
+                "    return __file__, os.listdir(kept), os.getpid()\n"
             )
         }
     )
@@ -168,8 +168,8 @@ def test_modules_are_unpacked_once_for_all_tasks_of_a_node(executor: BatchExecut
     assert len({file for file, _, _ in found}) == 1
     assert found[0][0] != module.__file__
     assert len({pid for _, _, pid in found}) == 4
-    last: Any = executor.submit(module.where, 0).result(30)
-    assert [name.partition("-")[0] for name in last[1]] == ["locks", "source"]
+    last: Any = executor.submit(module.where, 0).result(60)
+    assert [name.partition("-")[0] for name in last[1]] == ["source"]
 
 
 def test_what_changes_between_two_executors_arrives_changed(worker: Interpreter, write: Write) -> None:
@@ -177,7 +177,7 @@ def test_what_changes_between_two_executors_arrives_changed(worker: Interpreter,
         module = write({"versioned.py": f"def text():\n    return {text!r}\n"})
         importlib.invalidate_caches()
         with BatchExecutor(max_workers=1, python=worker.python, echo=False) as executor:
-            assert executor.submit(module.text).result(30) == text
+            assert executor.submit(module.text).result(60) == text
         del sys.modules["versioned"]
 
 
@@ -190,8 +190,8 @@ def test_too_much_to_ship_is_refused_with_the_largest_files(worker: Interpreter,
         }
     )
     with BatchExecutor(max_workers=1, python=worker.python, echo=False, source_limit_mb=0.1) as executor:
-        error = executor.submit(package.work).exception(30)
-        assert executor.submit(abs, -1).result(30) == 1
+        error = executor.submit(package.work).exception(60)
+        assert executor.submit(abs, -1).result(60) == 1
     assert isinstance(error, SourceError)
     text = str(error)
     assert "source_limit_mb" in text
@@ -223,7 +223,7 @@ def test_another_minor_is_refused_before_any_user_code(python: str, write: Write
         }
     )
     with BatchExecutor(max_workers=1, python=python, echo=False) as executor:
-        error = executor.submit(module.work, 1).exception(30)
+        error = executor.submit(module.work, 1).exception(60)
         assert isinstance(error, PythonMismatchError)
         with pytest.raises(PythonMismatchError):
             executor.submit(module.work, 1)
@@ -236,12 +236,12 @@ def test_another_minor_is_refused_before_any_user_code(python: str, write: Write
 def test_a_package_that_the_worker_lacks_is_named(executor: BatchExecutor) -> None:
     numpy = pytest.importorskip("numpy")
     with pytest.raises(MissingModuleError, match="the worker has no module 'numpy'") as caught:
-        executor.submit(numpy.linalg.norm, [3.0, 4.0]).result(30)
+        executor.submit(numpy.linalg.norm, [3.0, 4.0]).result(60)
     assert caught.value.module == "numpy"
     assert "image" in str(caught.value)
     with pytest.raises(MissingModuleError, match="the arguments"):
-        executor.submit(len, numpy.arange(3)).result(30)
-    assert executor.submit(abs, -1).result(30) == 1
+        executor.submit(len, numpy.arange(3)).result(60)
+    assert executor.submit(abs, -1).result(60) == 1
 
 
 def test_a_package_that_own_code_lacks_there_arrives_as_python_tells_it(
@@ -250,10 +250,10 @@ def test_a_package_that_own_code_lacks_there_arrives_as_python_tells_it(
     pytest.importorskip("numpy")
     module = write({"wants_numpy.py": "def work():\n    import numpy\n    return numpy.pi\n"})
     with pytest.raises(ModuleNotFoundError, match="numpy"):
-        executor.submit(module.work).result(30)
+        executor.submit(module.work).result(60)
     early = write({"needs_numpy.py": "import numpy\n\n\ndef work():\n    return numpy.pi\n"})
     with pytest.raises(MissingModuleError, match="numpy"):
-        executor.submit(early.work).result(30)
+        executor.submit(early.work).result(60)
 
 
 # scripts, as users write them

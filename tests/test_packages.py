@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import time
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -61,7 +61,9 @@ def planned(modules: Iterable[str], *lines: str, local: Iterable[str] = (), here
     [
         (["none", "numpy"], "'none' alone"),
         (["nump y"], "'nump y' is none"),
-        ("nothing.txt", "'nothing.txt' is not"),
+        ("nothing.txt", "'nothing.txt' is not, seen from"),
+        (["-c nothing.txt", "numpy"], "'nothing.txt' is not, seen from"),
+        ("environment.yml", "'environment.yml' is neither"),
         (["--index-url", "https://example.org"], "pip_options"),
         (["./nowhere"], "'./nowhere' is not"),
         ("tool @ git+https://me:hush@example.org/tool.git", "lines without logins"),
@@ -77,7 +79,8 @@ def test_paths_stay_what_they_are_when_the_user_goes_elsewhere(tmp_path: Path, m
     (tmp_path / "requirements.txt").write_text("numpy\n")
     (tmp_path / "pyproject.toml").write_text("[project]\nname='x'\n")
     monkeypatch.chdir(tmp_path)
-    config = BatchConfig(requirements=["AUTO", "requirements.txt", "pyproject.toml[test]", ".[a]", "numpy>=2"])
+    lines = ["AUTO", "requirements.txt", "pyproject.toml[test]", ".[a]", "numpy>=2"]
+    config = BatchConfig(requirements=[*lines, "-r requirements.txt", "-e .", "-c requirements.txt"])
     here = str(tmp_path)
     assert config.requirements == (
         "auto",
@@ -85,7 +88,12 @@ def test_paths_stay_what_they_are_when_the_user_goes_elsewhere(tmp_path: Path, m
         f"{here}/pyproject.toml[test]",
         f"{here}[a]",
         "numpy>=2",
+        f"{here}/requirements.txt",
+        here,
+        f"-c {here}/requirements.txt",
     )
+    wanted = requirements_files.read(config.requirements[-3:], local=False)
+    assert (wanted.requirements, wanted.projects, wanted.constraints) == (["numpy"], [(here, "")], ["numpy"])
 
 
 def test_nothing_is_installed_on_this_machine_unless_asked_for() -> None:
@@ -131,6 +139,12 @@ def test_a_requirements_file_is_read_as_pip_reads_it(tmp_path: Path, monkeypatch
     assert not wanted.auto
 
 
+def test_a_requirements_file_of_powershell_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "requirements.txt"
+    path.write_text("numpy==2.0\r\npandas\r\n", encoding="utf-16")
+    assert requirements_files.read((str(path),), local=False).requirements == ["numpy==2.0", "pandas"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -140,6 +154,7 @@ def test_a_requirements_file_is_read_as_pip_reads_it(tmp_path: Path, monkeypatch
         ("--find-links ./wheels", "a place on this machine, which nodes do not see"),
         ("--strange 1", "--strange is not understood"),
         ("-e ./nowhere", "line 1: there is no .*nowhere"),
+        ("numpy=1.26.4=py311_0", "is one of conda's"),
         ("numpy@file:///croot/numpy_1/work", "pip freeze writes so of conda's packages"),
         ("-i", "needs a value"),
         ("\xff", "not UTF-8"),
@@ -359,8 +374,7 @@ def test_a_project_of_ones_own_is_built_by_its_backend_the_same_each_time(tmp_pa
     assert name == "own_y-0.5-py3-none-any.whl"
     with zipfile.ZipFile(BytesIO(data)) as archive:
         assert archive.read("own_y.py") == b"VERSION = '0.5'\n"
-    time.sleep(0.01)
-    (own / "own_y.py").touch()
+    os.utime(own / "own_y.py", (2e9, 2e9))
     assert planned((), f"{own}").wheels == first.wheels
     (own / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'nowhere'\n")
     with pytest.raises(RequirementsError, match=f"a wheel of {own} cannot be built"):
@@ -519,16 +533,16 @@ def test_workers_get_what_is_found_and_asked_for_and_what_is_nowhere_fails_once(
 
     wanted = ["auto", str(tmp_path / "requirements.txt")]
     with bare.executor(requirements=wanted, pip_options=()) as executor:
-        assert executor.submit(look).result(60) == ("0.7", "1.5", "1.5")
+        assert executor.submit(look).result(120) == ("0.7", "1.5", "1.5")
         futures = [executor.submit(unpublished, number) for number in range(30)]
-        errors = [future.exception(60) for future in futures]
+        errors = [future.exception(120) for future in futures]
         assert {type(error) for error in errors} == {RequirementsError}
         assert all(error.kind == "resolution" for error in errors)  # type: ignore[union-attr]
         assert "unpublished-n==1.5" in str(errors[0])
         assert "nothing was run" in str(errors[0])
-        again = executor.submit(unpublished, 1).exception(60)
+        again = executor.submit(unpublished, 1).exception(120)
         assert str(again) == str(errors[0])  # without another task
-        assert executor.submit(look).result(60) == ("0.7", "1.5", "1.5")
+        assert executor.submit(look).result(120) == ("0.7", "1.5", "1.5")
 
 
 @pytest.mark.here
@@ -536,7 +550,7 @@ def test_what_cannot_be_had_is_told_before_a_task_is_made(bare: Bare, tmp_path: 
     (tmp_path / "requirements.txt").write_text("tiny-n\nti ny\n")
     with bare.executor(requirements=str(tmp_path / "requirements.txt")) as executor:
         future = executor.submit(len, "x")
-        assert "line 2: 'ti ny' is not a requirement" in str(future.exception(60))
+        assert "line 2: 'ti ny' is not a requirement" in str(future.exception(120))
         assert isinstance(future.exception(), RequirementsError)
         assert future.task_id is None
 
@@ -548,9 +562,18 @@ def test_a_module_that_could_not_be_seen_is_named_with_its_package(bare: Bare) -
 
         return importlib.import_module(name)
 
+    def as_an_option(name: str) -> object:
+        try:
+            return by_name(name)
+        except ImportError as error:
+            raise ImportError("Missing optional dependency 'tiny'. Use pip or conda to install tiny.") from error
+
     with bare.executor() as executor:  # on this machine nothing is installed unless asked for
-        missing = executor.submit(by_name, "tiny_n").exception(60)
+        optional = executor.submit(as_an_option, "tiny_n").exception(120)
+        assert type(optional) is ImportError
+        assert 'add "tiny-n" to requirements=, as in requirements=["auto", "tiny-n"]' in str(optional.__cause__)
+        missing = executor.submit(by_name, "tiny_n").exception(120)
         assert isinstance(missing, ModuleNotFoundError)
         assert 'requirements=["auto", "tiny-n"]' in str(missing.__cause__)
-        nowhere = executor.submit(by_name, "nowhere_n").exception(60)
+        nowhere = executor.submit(by_name, "nowhere_n").exception(120)
         assert "requirements=" not in str(nowhere.__cause__)  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ SUITE = Path(__file__).parent / "conformance"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", PLACES)
 def test_the_executors_suite_passes(name: str) -> None:
     options = ["--place", name, "-k", "not threads", "-q", "-s", "-p", "no:cacheprovider"]

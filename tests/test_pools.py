@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 from helpers_service import Account, service, until
-from helpers_work import double
+from helpers_work import double, touch_and_wait_for
 
 from batchexec import BatchConfig, BatchExecutor, errors
-from batchexec._engine.health import Health
+from batchexec._engine import health
 from batchexec._engine.pools import pool
 from batchexec.emulator.scheduling.autoscale import evaluate
 from batchexec.emulator.scheduling.autoscale_samples import History
@@ -30,6 +29,13 @@ _MACHINE = {
 def account() -> Iterator[Account]:
     with service() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pool and nodes are looked at sooner than a real account would like."""
+    monkeypatch.setattr(health, "_FIRST", 0.3)
+    monkeypatch.setattr(health, "_EVERY", 0.3)
 
 
 def make_pool(account: Account, name: str, **fields: Any) -> str:
@@ -48,13 +54,13 @@ def make_pool(account: Account, name: str, **fields: Any) -> str:
 
 def doubled(account: Account, **settings: Any) -> list[int]:
     with BatchExecutor(**account.settings, **settings) as executor:
-        return list(executor.map(double, range(3), timeout=30))
+        return list(executor.map(double, range(3), timeout=120))
 
 
 def refusal(account: Account, kind: type[Exception], **settings: Any) -> str:
     """The text of the error that a first submit ends with; nothing but the pools may be left behind."""
     with BatchExecutor(**account.settings, **settings) as executor:
-        error = executor.submit(double, 1).exception(30)
+        error = executor.submit(double, 1).exception(60)
     assert isinstance(error, kind), repr(error)
     assert not account.left(*(str(found.id) for found in account.batch.list_pools()))
     return str(error)
@@ -181,17 +187,18 @@ def test_a_failing_start_task_reaches_the_future(account: Account) -> None:
     assert "start task failed (exit code 7)" in text
 
 
-@pytest.mark.slow  # the Azure path looks at the pool's health after 5 s
 def test_one_bad_node_is_a_warning_while_others_work(
     account: Account, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     only_one = {"commandLine": f"/bin/mkdir {tmp_path}/taken", "waitForSuccess": True}
     name = make_pool(account, "half", targetDedicatedNodes=2, taskSlotsPerNode=1, startTask=only_one)
     with BatchExecutor(**account.settings, pool_id=name) as executor, caplog.at_level(logging.WARNING, "batchexec"):
-        for future in [executor.submit(time.sleep, 6) for _ in range(2)]:
+        futures = [executor.submit(touch_and_wait_for, str(tmp_path), f"runs{n}") for n in range(2)]
+        until(lambda: "Other nodes go on." in caplog.text)
+        assert "start task failed" in caplog.text
+        (tmp_path / "go").touch()
+        for future in futures:
             future.result(60)
-    assert "start task failed" in caplog.text
-    assert "Other nodes go on." in caplog.text
 
 
 def test_a_pool_that_gets_no_cores_reaches_the_future() -> None:
@@ -200,16 +207,18 @@ def test_a_pool_that_gets_no_cores_reaches_the_future() -> None:
     assert "AccountCoreQuotaReached" in text
 
 
-def test_a_failing_preparation_reaches_the_future(account: Account) -> None:
+def test_a_failing_preparation_reaches_the_future(account: Account, tmp_path: Path) -> None:
     """The worker's blob is gone before the node can stage it."""
-    pool_id = make_pool(account, "unready", startTask={"commandLine": "/bin/sh -c 'sleep 1'", "waitForSuccess": True})
+    command = f"/bin/sh -c 'until [ -e {tmp_path}/gone ]; do sleep 0.01; done'"
+    pool_id = make_pool(account, "unready", startTask={"commandLine": command, "waitForSuccess": True})
     with BatchExecutor(**account.settings, pool_id=pool_id) as executor:
         future = executor.submit(double, 1)
         until(lambda: future.task_id)
         container = account.only_container()
         for blob in list(container.list_blobs("worker/")):
             container.delete_blob(blob.name)
-        error = future.exception(30)
+        (tmp_path / "gone").touch()
+        error = future.exception(60)
     assert isinstance(error, errors.NodeError), repr(error)
     assert "BlobNotFound" in str(error)
 
@@ -224,11 +233,11 @@ def test_what_a_resize_failed_at_is_no_matter_once_no_nodes_are_wanted() -> None
             found = until(lambda: account.batch.get_pool(name), lambda pool: pool.allocation_state == "steady")
             return dict(found.as_dict())
 
-        problems = Health._pool_problems(None, steady())  # type: ignore[arg-type]
+        problems = health.Health._pool_problems(None, steady())  # type: ignore[arg-type]
         assert isinstance(problems[0], errors.QuotaError)
         account.batch.disable_pool_auto_scale(name)
         none: Any = {"autoScaleFormula": "$TargetDedicatedNodes = 0;"}
         account.batch.enable_pool_auto_scale(name, none)
         pool = steady()
         assert [error["code"] for error in pool["resizeErrors"]] == ["AccountCoreQuotaReached"]
-        assert Health._pool_problems(None, pool) == []  # type: ignore[arg-type]
+        assert health.Health._pool_problems(None, pool) == []  # type: ignore[arg-type]

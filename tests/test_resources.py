@@ -157,6 +157,7 @@ def test_a_pool_grows_to_as_many_nodes_as_wide_tasks_take() -> None:
 
 
 @pytest.mark.slow  # the service takes no other formula within half a minute
+@pytest.mark.timeout(300)
 def test_a_pool_that_is_there_learns_of_wider_tasks(account: Account, tmp_path: Path) -> None:
     given = {**account.settings, "max_nodes": 2, "idle_minutes": 7, "vm_size": "Standard_D4as_v5"}
     with BatchExecutor(**given) as executor:
@@ -170,7 +171,7 @@ def test_a_pool_that_is_there_learns_of_wider_tasks(account: Account, tmp_path: 
     with BatchExecutor(**given) as executor:
         futures = [executor.submit(touch_and_wait_for, str(tmp_path), str(i)) for i in range(8)]
         last = executor.submit(Command("true", cores=4))  # there is no room for it, so it waits
-        until(tasks, lambda found: found == 1, 60)
+        until(tasks, lambda found: found == 1, 200)
         (tmp_path / "go").touch()
         assert last.result().exit_code == 0
         assert [future.result() for future in futures] == [None] * 8

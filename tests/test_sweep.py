@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_service import scrubbed, until
+from helpers_service import processes_of, scrubbed, until
 
 from batchexec import BatchExecutor, Command, CommandResult
 from batchexec._command import table
@@ -222,7 +222,8 @@ def test_a_table_of_an_earlier_run_is_kept_beside(tmp_path: Path, monkeypatch: p
 SCRIPT = """
 import sys
 from batchexec import BatchExecutor, Command
-command = Command("sh -c 'echo {n} >> \\"$0\\"; sleep 0.02; echo {n} > r'" + f" {sys.argv[1]}/ran", outputs="r")
+wait = "until test {n} -lt $(cat \\"$0/limit\\"); do sleep 0.02; done"
+command = Command(f"sh -c 'echo {{n}} >> \\"$0/ran\\"; {wait}; echo {{n}} > r' {sys.argv[1]}", outputs="r")
 with BatchExecutor(%s) as ex:
     for result in ex.map(command, [dict(n=n) for n in range(40)], resume=f"{sys.argv[1]}/s"):
         assert result.outputs[0].read_text() == f"{result.parameters['n']}\\n"
@@ -231,20 +232,26 @@ print("done")
 
 
 def killed_and_resumed(folder: Path, where: str, *killed_at: int) -> None:
-    """SIGKILL of the client once the table has so many lines, again and again; then it is run to its end."""
+    """SIGKILL of the client once the table has so many lines, again and again; then it is run to its end. Until it is
+    killed, runs from a `limit` on do not end."""
     (folder / "ran").touch()
+    (folder / "tmp").mkdir()
+    environment = scrubbed(TMPDIR=str(folder / "tmp"))
     (folder / "script.py").write_text(SCRIPT % where)
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, str(folder / "script.py"), str(folder)]
-        return subprocess.Popen(command, env=scrubbed(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     path = folder / "s/sweep.csv"
     for target in killed_at:
+        (folder / "limit").write_text(f"{target + 10}")
         process = start()
-        until(lambda: path.exists() and path.read_bytes().count(b"\n") > target, seconds=30)  # noqa: B023
+        until(lambda: path.exists() and path.read_bytes().count(b"\n") > target)  # noqa: B023
         process.send_signal(signal.SIGKILL)
+        (folder / "limit").write_text("1000")
         process.communicate()
+        until(lambda: processes_of(str(folder)), lambda found: not found)
         rows = table.read(path)
         assert target <= len(rows) < 40
         assert all(row.good for row in rows)
@@ -253,7 +260,7 @@ def killed_and_resumed(folder: Path, where: str, *killed_at: int) -> None:
     process = start()
     out, err = process.communicate(timeout=60)
     assert out == "done\n", err
-    assert len((folder / "ran").read_text().split()) <= before + 40 - finished + 4  # some were under way when it died
+    assert len((folder / "ran").read_text().split()) == before + 40 - finished
     rows = table.read(path)
     assert [row.item for row in rows] == list(range(40))
     assert all(row.good for row in rows)

@@ -51,9 +51,7 @@ except RuntimeError as error:
 
 def run(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = scrubbed(THIS_PYTHON=sys.executable)
-    return subprocess.run(
-        [sys.executable, *words], cwd=directory, env=env, capture_output=True, text=True, timeout=100
-    )
+    return subprocess.run([sys.executable, *words], cwd=directory, env=env, capture_output=True, text=True)
 
 
 def test_a_project_s_tests_use_the_fixtures(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_worker_holds_no_azure_sdk_and_is_small() -> None:
     assert tops == {"batchexec", "cloudpickle"}
     assert rooms >= {"_wire", "_worker"}
     assert rooms.isdisjoint({"_azure", "_cli", "_engine", "_source", "emulator"})
-    assert len(data) < 400_000
+    assert len(data) < 450_000
 
 
 def test_a_worker_that_was_changed_is_not_run(tmp_path: Path) -> None:
@@ -135,17 +135,15 @@ def test_user_code_sees_no_secret(account: Account, tmp_path: Path, started: str
         settings["python"] = str(python)
 
     def look() -> tuple[str, str, str]:
-        arguments = b""
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                arguments += Path("/proc", entry, "cmdline").read_bytes()
-            except OSError:
-                continue  # it ended while we looked
+        arguments, pid = b"", os.getpid()
+        while b"batchexec.emulator" not in arguments:  # up to the service
+            arguments += Path("/proc", str(pid), "cmdline").read_bytes()
+            pid = int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
         initial = Path("/proc/self/environ").read_bytes() + Path("/proc", str(os.getppid()), "environ").read_bytes()
         return repr(dict(os.environ)), repr(initial), repr(arguments)
 
     with BatchExecutor(**settings, pool_id="narrow") as executor:
-        seen = executor.submit(look).result(30)
+        seen = executor.submit(look).result(60)
     keys = account.ready["batch_key"], account.ready["storage_key"]
     for text in seen:
         for secret in (names.ENV_KEY, names.ENV_CHUNK, "sig=", *keys):
@@ -157,7 +155,7 @@ def test_user_code_sees_no_secret(account: Account, tmp_path: Path, started: str
 def test_secrets_stay_out_of_what_is_shown(account: Account) -> None:
     with BatchExecutor(**account.settings, pool_id="narrow") as executor:
         future = executor.submit(work.double, 1)
-        future.result(30)
+        future.result(60)
         engine = executor._engine
         shown = [repr(executor), repr(future), repr(vars(executor)), repr(vars(engine)), repr(vars(engine.board))]
     for text in shown:
@@ -178,7 +176,7 @@ def envelope_at(executor: BatchExecutor, container: Any, blob: str, about: bytes
 def test_a_job_can_be_read_from_its_storage_alone(account: Account) -> None:
     with BatchExecutor(**account.settings, pool_id="narrow") as executor:
         assert list(executor.map(work.double, range(5), chunksize=2)) == [0, 2, 4, 6, 8]
-        executor.submit(work.double, 7).result(30)
+        executor.submit(work.double, 7).result(60)
         container = account.only_container()
         job = str(executor.stats().job_id)
         manifest = envelope_at(executor, container, "manifest/000001", envelope.context("manifest", job, 1))
@@ -202,7 +200,7 @@ def test_of_much_output_the_tail_is_with_the_result_and_all_of_it_in_storage(acc
 
     with BatchExecutor(**account.settings, pool_id="narrow", echo=False) as executor:
         future = executor.submit(talk)
-        future.result(30)
+        future.result(60)
         log = account.only_container().get_blob_client(names.log_blob(0, 0)).download_blob().readall()
     assert len(future.stdout()) == names.TAIL_BYTES
     assert future.stdout().endswith("line  19999\n")

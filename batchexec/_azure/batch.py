@@ -204,7 +204,7 @@ class BatchService:
             except Exception as error:
                 raise self._typed(error) from error
 
-        answer = await faults.persistently(once, patience=self._patience)
+        answer = await faults.persistently(once, service=self._name, patience=self._patience)
         self._patience = None  # from the first answer on, the account is known to be there
         return answer
 

@@ -36,10 +36,10 @@ _NO_RIGHTS = frozenset(
 )
 
 
-async def persistently(call: Callable[[], Awaitable[T]], *, patience: float | None = None) -> T:
+async def persistently(call: Callable[[], Awaitable[T]], *, service: str, patience: float | None = None) -> T:
     """Await `call()` again while its ServiceError is transient: 10 tries, 0.25-90 s apart, Retry-After honoured.
 
-    `patience` (seconds) bounds the whole, for the first contact with an account.
+    `patience` (seconds) bounds the whole, for the first contact with an account; `service` is what errors call it.
     """
     if patience is None:
         return await _retried(call, [])
@@ -49,7 +49,7 @@ async def persistently(call: Callable[[], Awaitable[T]], *, patience: float | No
     except asyncio.TimeoutError:
         if errors:
             raise errors[-1] from None
-        raise ServiceUnreachableError(f"no answer within {patience:g} s", transient=True) from None
+        raise ServiceUnreachableError(f"{service} gives no answer within {patience:g} s", transient=True) from None
 
 
 async def _retried(call: Callable[[], Awaitable[T]], errors: list[ServiceError]) -> T:

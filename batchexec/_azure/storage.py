@@ -159,7 +159,7 @@ class Storage:
                 raise faults.not_the_service("Blob storage", self._account.blob_endpoint, detail)
             return response.status, answer, header
 
-        answer = await faults.persistently(once, patience=self._patience)
+        answer = await faults.persistently(once, service=self._name, patience=self._patience)
         self._patience = None
         return answer
 
@@ -180,7 +180,7 @@ class Storage:
                 raise self._typed(error) from error
 
         try:
-            await faults.persistently(once, patience=self._patience)
+            await faults.persistently(once, service=self._name, patience=self._patience)
         except ServiceError as error:
             if error.code not in accepted:
                 raise

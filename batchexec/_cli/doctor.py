@@ -62,9 +62,10 @@ def main(argv: list[str]) -> int:
         return 1
     for name, reason in sorted(failed.items()):
         print(f"cannot be imported there: {name}: {reason}", file=sys.stderr)
-    if not failed:
-        print("all of it can be installed and imported")
-    return 1 if failed else 0
+    if failed or trial.listing.missing:
+        return 1
+    print("all of it can be installed and imported")
+    return 0
 
 
 def _show(listing: Listing) -> None:

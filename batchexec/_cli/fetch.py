@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import cloudpickle
 
@@ -15,29 +16,35 @@ def main(argv: list[str]) -> int:
         prog="batchexec fetch",
         description="Write the results of a job that are there to a pickle file: a list of (call, item number, value, "
         "exception), of which value or exception is None. The value of a Command's run is a CommandResult, whatever "
-        "its exit code. Reading them runs code of the job's own modules: run this where they can be imported.",
+        "its exit code; a table of all runs (CSV) is written beside it. Reading them runs code of the job's own "
+        "modules: run this where they can be imported.",
     )
     parser.add_argument("job", help="the job's id")
     parser.add_argument("--to", metavar="FILE", help="default: JOB.pickle in the current directory")
     parser.add_argument(
-        "--outputs", metavar="DIR", help="also bring the files that items left, each item's to DIR/NUMBER"
+        "--outputs",
+        metavar="DIR",
+        help="also bring the files that items left, each item's to DIR/NUMBER; the table of a Command's runs is then "
+        "DIR/sweep.csv, and a map with resume=DIR runs what is missing",
     )
     options = parser.parse_args(argv)
-    from batchexec._command.results import of_record
+    from batchexec._command import records
     from batchexec._engine import jobs
 
-    items = jobs.fetch(BatchConfig.load(), options.job, options.outputs)
+    found = jobs.look(BatchConfig.load(), options.job, options.outputs)
     path = options.to or f"{options.job}.pickle"
     with open(path, "wb") as file:
-        values = [of_record(item.value, item.outputs, item.node_id) for item in items]
-        cloudpickle.dump(
-            [(item.call, item.number, value, item.error) for item, value in zip(items, values, strict=True)], file
-        )
-    failed = sum(item.error is not None for item in items)
-    print(f"{len(items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
-    left = sum(item.files for item in items)
+        cloudpickle.dump([(item.call, item.number, records.value(item), item.error) for item in found.items], file)
+    failed = sum(item.error is not None for item in found.items)
+    print(f"{len(found.items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
+    table = Path(options.outputs, records.TABLE) if options.outputs else Path(path).with_suffix(".csv")
+    runs = records.write_table(table.absolute(), found.items, found.unfinished, bool(options.outputs))
+    if runs:
+        lacking = f" ({len(found.unfinished)} without a result)" if found.unfinished else ""
+        print(f"{runs} runs{lacking} listed in {table}", file=sys.stderr)
+    left = sum(item.files for item in found.items)
     if options.outputs:
-        brought = sum(len(item.outputs) for item in items)
+        brought = sum(len(item.outputs) for item in found.items)
         print(f"{brought} files written to {options.outputs}", file=sys.stderr)
         if brought < left:
             print(f"{left - brought} files could not be written: see the exceptions of their items", file=sys.stderr)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from batchexec._engine.results import unmet
 from batchexec._engine.sending import command, workerzip
 from batchexec._engine.sending.packages import Packages
 from batchexec._source.packages import needed as packages
@@ -33,7 +34,7 @@ def blob(digest):
 try:
     made = environment.prepare(json.loads(blob(digest)), blob, json.loads(blob("pip")), root)
 except environment.InstallError as error:
-    print(json.dumps({"kind": error.kind, "text": str(error)}))
+    print(json.dumps({"kind": error.kind, "reason": error.reason, "text": str(error)}))
 else:
     print(json.dumps({"python": made.python}))
 """
@@ -111,7 +112,9 @@ class Trial:
         answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else {}
         if "python" not in answer:
             text = answer.get("text", f"the installer ended with exit code {done.returncode}")
-            raise environment.explained(RequirementsError(text, kind=answer.get("kind", "")))
+            kind = answer.get("kind", "")
+            text = unmet.with_advice(kind, answer.get("reason", ""), text)
+            raise environment.explained(RequirementsError(text, kind=kind))
         return str(answer["python"])
 
 

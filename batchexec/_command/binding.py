@@ -29,6 +29,8 @@ class Run(NamedTuple):
     parameters: dict[str, Any]
     spec: dict[str, Any]
     own: FileSet | None
+    key: str = ""
+    """What was asked (`asked.Keys`), of a run of an executor."""
 
 
 class Bound:

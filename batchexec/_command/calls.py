@@ -18,6 +18,7 @@ from batchexec.errors import ConfigError
 from batchexec.futures import ChunkFuture, Delivery, Finished, Outcome
 
 from . import here, results
+from .asked import Keys
 from .binding import Bound, Run
 from .sweeps import Sweep
 from .values import CommandResult
@@ -58,6 +59,7 @@ class CommandCall:
             raise ConfigError("output_dir: with where='inline' files are put into a directory, not into storage")
         self._said = said
         self._runs: dict[int, Run] = {}
+        self._keys = Keys(command)
         self.sweep: Sweep | None = None
 
     @property
@@ -66,7 +68,7 @@ class CommandCall:
 
     def add(self, index: int, args: Sequence[Any], kwargs: dict[str, Any] | None = None) -> None:
         """Bind a run. Raises TypeError, ValueError or FilesError."""
-        self._runs[index] = self._bound.run(args, kwargs)
+        self._runs[index] = self._keys.given(self._bound.run(args, kwargs), index)
 
     def begin_sweep(self, resume: str | os.PathLike[str] | None, name: str) -> None:
         """Have a table: in `resume`, whose runs that are done are not run again, or where outputs go."""

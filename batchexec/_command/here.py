@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from batchexec._source.files.sets import FileSet
 from batchexec._wire import archives
 from batchexec._worker.programs import program
+from batchexec._worker.programs.streams import Stream
 from batchexec.errors import FilesError
 from batchexec.futures import Outcome
 
@@ -45,26 +46,37 @@ def perform(bound: Bound, one: Run, destination: Path | None = None) -> Outcome:
     sets = {one.id: one for one in (*bound.sets, one.own) if one is not None}
     scratch = tempfile.mkdtemp(prefix="batchexec-")
     kept = os.path.join(scratch, "outputs")
+    apps: list[_Unpacked] = []  # in use until this returns
+
+    def unpacked(set_id: str, name: str) -> str:
+        apps.append(_unpacked(bound.app.path if bound.app is not None else "", set_id))
+        return apps[-1].root
+
     surroundings = program.Surroundings(
         place=lambda set_id, directory: _place(sets[set_id], directory),
         kept=lambda set_id: bound.app.path if bound.app is not None else "",
-        unpacked=lambda set_id, name: archives.root_of(_unpacked(bound.app.path if bound.app else "", set_id)),
+        unpacked=unpacked,
         python=sys.executable,
         bin=None,
         guarded=False,
+        streams=lambda: (Stream(), Stream()),
     )
-    said = program.perform(one.spec, os.path.join(scratch, "run"), kept, surroundings)
-    paths = [Path(kept, *path.split("/")) for path, _ in said["outputs"]]
-    if destination is not None:
-        moved = []
-        for (relative, _), path in zip(said["outputs"], paths, strict=True):
-            target = destination.joinpath(*relative.split("/"))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
-            moved.append(target)
-        paths = moved
-    if destination is not None or not paths:
-        shutil.rmtree(scratch)
+    there = False  # whether the caller finds its outputs in `scratch`
+    try:
+        said = program.perform(one.spec, os.path.join(scratch, "run"), kept, surroundings)
+        paths = [Path(kept, *path.split("/")) for path, _ in said["outputs"]]
+        if destination is not None:
+            moved = []
+            for (relative, _), path in zip(said["outputs"], paths, strict=True):
+                target = destination.joinpath(*relative.split("/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)
+                moved.append(target)
+            paths = moved
+        there = destination is None and bool(paths)
+    finally:
+        if not there:
+            shutil.rmtree(scratch)
     return outcome(bound, one, said, paths)
 
 
@@ -84,14 +96,21 @@ def _place(files: FileSet, directory: str) -> None:
         os.chmod(target, 0o755 if entry.executable else 0o644)
 
 
+class _Unpacked:
+    """An archive, unpacked; its files go with it, or when this process ends."""
+
+    def __init__(self, path: str) -> None:
+        directory = tempfile.mkdtemp(prefix="batchexec-app-")
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        target = os.path.join(directory, "app")
+        try:
+            archives.unpack(path, target)
+        except archives.BadArchive as error:
+            raise FilesError(f"app={path!r} cannot be unpacked: {error}") from error
+        self.root = archives.root_of(target)
+
+
 @functools.lru_cache(maxsize=8)
-def _unpacked(path: str, set_id: str) -> str:
-    """The archive, unpacked once; it goes when this process ends."""
-    directory = tempfile.mkdtemp(prefix="batchexec-app-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    target = os.path.join(directory, "app")
-    try:
-        archives.unpack(path, target)
-    except archives.BadArchive as error:
-        raise FilesError(f"app={path!r} cannot be unpacked: {error}") from error
-    return target
+def _unpacked(path: str, set_id: str) -> _Unpacked:
+    """Once for several runs."""
+    return _Unpacked(path)

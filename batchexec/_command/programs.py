@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from .templates import Names, Text
 _PYTHONS = frozenset(("python", "python3"))
 # Programs whose first word is a file of the user's, as a rule.
 _INTERPRETERS = _PYTHONS | frozenset(("sh", "bash", "perl", "ruby", "Rscript", "julia", "node", "octave"))
+_OPTION = re.compile(r"-[bBdEiIOPqRsSuvx]+|-[WX].*")  # of Python, before its script; not -c and -m
 
 
 class Program:
@@ -96,13 +98,14 @@ class Program:
 
     def _find_script(self, word: str) -> None:
         """The program is one of the node's own. Where it is an interpreter, its script is sent."""
-        second = self._words[1] if len(self._words) > 1 else None
+        place = _after_options(self._words) if word in _PYTHONS else 1
+        second = self._words[place] if len(self._words) > place else None
         if isinstance(second, Names) and len(second) == 1:  # given as a Path
             self._take_modules(self._shared.source(second[0]) or "", is_python=word in _PYTHONS)
         elif word in _INTERPRETERS and isinstance(second, Text) and not second.names:
             script = second.fill({})
             if not script.startswith("-") and not os.path.isabs(script) and os.path.isfile(script):
-                self._words[1] = self._shared.take(Path(script))
+                self._words[place] = self._shared.take(Path(script))
                 self._take_modules(script, is_python=word in _PYTHONS)
         if self._target.here and shutil.which(word) is None and os.path.isfile(word):
             raise FilesError(f"there is no program {word!r} on the PATH; write './{word}' to have the file here sent")
@@ -117,6 +120,17 @@ class Program:
         for module in found.beside:
             self._shared.put(posixpath.join(there, os.path.relpath(module, folder)), module)
         self.modules = found.third_party
+
+
+def _after_options(words: list[Text | Names]) -> int:
+    """Where Python's own options end, and the script may be."""
+    place = 1
+    while place < len(words):
+        word = words[place]
+        if not isinstance(word, Text) or word.names or not _OPTION.fullmatch(word.text):
+            break
+        place += 2 if word.text in ("-W", "-X") else 1
+    return place
 
 
 def _is_python(path: str) -> bool:

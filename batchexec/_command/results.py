@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from batchexec.errors import BatchExecError, CommandFailed, OutputError
@@ -13,7 +13,6 @@ from batchexec.futures import Outcome
 from .binding import Bound, Run
 from .values import CommandResult
 
-_SAID = frozenset(("cannot_start", "exit_code", "stdout", "stderr", "seconds", "staging", "argv", "outputs"))
 _TAIL_LINES = 20
 _TAIL_CHARS = 4000
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
@@ -30,31 +29,22 @@ def outcome(
 ) -> Outcome:
     """`said` is what `program` returned, `outputs` where its files are now, in their order. `item`
     names the run in messages; `where`: the fields of a TaskError."""
-    shell = run.spec["shell"]
     names = [name for name, *_ in run.spec["outputs"] if name is not None]
-    result = _result(said, names, outputs, where.get("node_id") or "", run.parameters, shell)
-    error = _error(bound, said, result, item, where)
-    return Outcome(None, error) if error is not None else Outcome(result, None)
+    found = result(said, names, outputs, where.get("node_id") or "", run.parameters, bound.command.shell)
+    command = bound.command
+    wrong = error(said, found, item, command.check, command.timeout, lambda: _hint(bound, found.stderr), **where)
+    return Outcome(None, wrong) if wrong is not None else Outcome(found, None)
 
 
-def of_record(value: Any, outputs: Sequence[Any], node: str) -> Any:
-    """The value of a job's item as its record has it: a CommandResult of a run, any other as it is. What only its
-    client knew, the parameters, is not in it. `outputs`: where its files are now; else they have the names of there."""
-    if not isinstance(value, dict) or not value.keys() >= _SAID:
-        return value
-    if len(outputs) != len(value["outputs"]):
-        outputs = [path for path, _ in value["outputs"]]
-    return _result(value, dict.fromkeys(name for _, names in value["outputs"] for name in names), outputs, node, {})
-
-
-def _result(
+def result(
     said: dict[str, Any],
     names: Iterable[str],
     outputs: Sequence[Any],
     node: str,
     parameters: dict[str, Any],
-    shell: str | None = None,
+    shell: bool,
 ) -> CommandResult:
+    """What `program` said of a run. `names`: of its outputs; `shell`: its last word is a text that was given to one."""
     named: dict[str, list[Any]] = {name: [] for name in names}
     for (_, its_names), path in zip(said["outputs"], outputs, strict=True):
         for name in its_names:
@@ -69,37 +59,45 @@ def _result(
         staging_seconds=said["staging"],
         node_id=node,
         parameters=parameters,
-        command=shell if shell is not None else shlex.join(said["argv"]),
+        command=said["argv"][-1] if shell else shlex.join(said["argv"]),
         cut=said["cut"],
         timed_out=said["timed_out"],
     )
 
 
-def _error(
-    bound: Bound, said: dict[str, Any], result: CommandResult, item: str, where: dict[str, Any]
+def error(
+    said: dict[str, Any],
+    result: CommandResult,
+    item: str,
+    check: bool,
+    timeout: float | None,
+    hint: Callable[[], str] = lambda: "",
+    **where: Any,
 ) -> BatchExecError | None:
-    command = bound.command
+    """What is wrong with a run, if its command has that checked. `hint`: what may be done about an exit code."""
     what = f"{_short(result.command)}" + (f" ({item})" if item else "")
     about = {**where, "exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr}
-    error: BatchExecError | None = None
     if said["cannot_start"]:
-        error = CommandFailed(f"{what} could not be started: {said['cannot_start']}", **about)
-    elif result.exit_code != 0 and command.check:
-        ended = _ended(said, command.timeout)
-        hint = _hint(bound, result.stderr) if not said["timed_out"] else ""
-        error = CommandFailed(f"{what} {ended}{hint}{_tail(result.stderr)}", **about)
-    elif said["refused"] and command.check:
-        error = OutputError(f"{what}: files cannot be taken: {'; '.join(said['refused'])}", **about)
-    elif said["missing"] and result.exit_code == 0 and command.check:
+        failed = CommandFailed(f"{what} could not be started: {said['cannot_start']}", **about)
+        failed.result = result
+        return failed
+    if not check:
+        return None
+    if result.exit_code != 0:
+        advice = hint() if not said["timed_out"] else ""
+        failed = CommandFailed(f"{what} {_ended(said, timeout)}{advice}{_tail(result.stderr)}", **about)
+        failed.result = result
+        return failed
+    if said["refused"]:
+        return OutputError(f"{what}: files cannot be taken: {'; '.join(said['refused'])}", **about)
+    if said["missing"]:
         patterns = ", ".join(repr(pattern) for pattern in said["missing"])
-        error = OutputError(
+        return OutputError(
             f"{what} ended with exit code 0 and left no {patterns}, which outputs= names (a pattern with wildcards may "
             f"match nothing).{_tail(result.stderr)}",
             **about,
         )
-    if isinstance(error, CommandFailed):
-        error.result = result
-    return error
+    return None
 
 
 def _ended(said: dict[str, Any], timeout: float | None) -> str:
@@ -115,7 +113,10 @@ def _ended(said: dict[str, Any], timeout: float | None) -> str:
 def _hint(bound: Bound, stderr: str) -> str:
     modules = _NO_MODULE.findall(stderr)
     if modules:
-        return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {modules[-1]!r}"
+        from batchexec._engine.results import lacking
+
+        package = lacking.package_of(modules[-1])
+        return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {package!r}"
     missing = bound.unsent()
     if not missing:
         return ""

@@ -91,6 +91,12 @@ class Table:
         )
 
 
+def set_aside(path: Path) -> None:
+    """Have a table of an earlier run beside the one that is to come."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
+
+
 def read(path: Path) -> list[Row]:
     """The rows of a table, the last one of each run; what a writer that was killed left unfinished is passed over."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -23,9 +24,11 @@ from .results.resolver import Resolver
 from .sending.work import Chunk
 
 Ending = Literal["drain", "abandon"]
+Written = Callable[[str, str], Coroutine[Any, Any, bytes]]  # of a task's id, and "stdout" or "stderr"
 _log = logging.getLogger("concurrent.futures")
 
 _TEND_SECONDS = 0.025
+_TOLD_SECONDS = 30.0
 
 
 class Board:
@@ -138,11 +141,11 @@ class Board:
                 taken.append(self.inbox.popleft())
         return taken
 
-    def sent_as(self, chunk: Chunk, task_id: str) -> None:
-        """The chunk goes out as this task, now."""
+    def sent_as(self, chunk: Chunk, task_id: str, written: Written) -> None:
+        """The chunk goes out as this task, now. `written` tells what a task has written so far."""
         chunk.task_id, chunk.sent_at = task_id, time.time()
         self._sent.append((chunk.number, chunk.sent_at))
-        chunk.future.sent_as(task_id)
+        chunk.future.sent_as(task_id, lambda stream: self._told(written(task_id, stream)))
 
     def take_sent(self) -> list[tuple[int, float]]:
         """Number and time of each chunk that was sent since the last call."""
@@ -162,7 +165,7 @@ class Board:
     def show_running(self, chunk: Chunk) -> None:
         if not chunk.running:
             chunk.running = True
-            self.progress.working()
+            self.progress.working(installing=chunk.environment is not None and not chunk.environment.proven)
             chunk.future.show_running()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -268,6 +271,22 @@ class Board:
                 event.set()
 
         self._call_soon(wake)
+
+    def _told(self, asked: Coroutine[Any, Any, bytes]) -> bytes:
+        """For any other thread: what the loop finds out; nothing when it ends meanwhile."""
+        assert self._loop is not None, "nothing was sent"
+        try:
+            if self.foreign:
+                raise RuntimeError
+            telling = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except RuntimeError:  # the loop is another process', or has closed
+            asked.close()
+            return b""
+        try:
+            return telling.result(_TOLD_SECONDS)
+        except (concurrent.futures.CancelledError, concurrent.futures.TimeoutError):
+            telling.cancel()
+            return b""
 
     def _call_soon(self, call: Callable[[], None]) -> None:
         if self._loop is not None:

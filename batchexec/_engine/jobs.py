@@ -7,26 +7,24 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchexec._engine.account import azure_account
+from batchexec._engine.records import Record, of_pack
 from batchexec._engine.results import outcomes
 from batchexec._engine.results.collector import Brought, Collector, read
 from batchexec._engine.results.destinations import template
 from batchexec._engine.session import connected
-from batchexec._wire import envelope, names
+from batchexec._wire import names
 from batchexec.config import BatchConfig
-from batchexec.errors import BatchExecError, ConfigError, PayloadError
+from batchexec.errors import ConfigError
 from batchexec.futures import Outcome
 
 T = TypeVar("T")
 
 _READS = 16
-_UNSENT = "the item could not be sent: its client was told why"
-_INDEX_BYTES = 1024 * 1024  # of a pack: more than the index of 100 chunks takes
 
 
 class Item(NamedTuple):
@@ -41,44 +39,61 @@ class Item(NamedTuple):
     outputs: tuple[Path, ...] = ()
     """Where they are, if they were brought."""
     node_id: str = ""
+    seconds: float = 0.0
+    """How long it ran."""
+    asked: dict[str, Any] | None = None
+    """What a run of a Command was asked for (`batchexec._command.asked`); None for a call of a function."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """A chunk as its pack's index describes it."""
+class Found(NamedTuple):
+    """What a job's storage tells of it."""
 
-    number: int
-    generation: int
-    size: int
-    call: str
-    offset: int
-    is_map: bool
-    first_item: int
-    sent_at: float = 0.0
-    failed: dict[int, PayloadError] = field(default_factory=dict)
-
-    @property
-    def task_id(self) -> str:
-        return names.task_id(self.number, self.generation)
+    items: list[Item]
+    """Those that have an outcome, in the order of their submission."""
+    unfinished: list[Item]
+    """Runs of Commands that have none: they have not run yet, or were ended, or their worker died."""
 
 
 def fetch(config: BatchConfig, job_id: str, outputs: str | None = None) -> list[Item]:
-    """The items of the job that have an outcome, in the order of their submission.
+    """The items of the job that have an outcome; as `look`."""
+    return look(config, job_id, outputs).items
+
+
+def look(config: BatchConfig, job_id: str, outputs: str | None = None) -> Found:
+    """What there is of the job's items.
 
     outputs: a directory to bring their files to, each item's into one with its number.
     Runs user code (unpickling), in this thread. Raises ServiceError, and ConfigError where no such job is.
     """
-    results = _in_job(config, job_id, lambda job: _read_results(job, outputs))
+    results, records = _in_job(config, job_id, lambda job: _read_results(job, outputs))
     found: list[Item] = []
     for result in sorted(results, key=lambda result: result.record.first_item):
         record = result.record
         left = Counter(entry[0] for entry in result.header.get("attachments", ()))
         node = result.header.get("node") or ""
         paths: dict[int, list[Path]] = result.brought.paths if result.brought else {}
+        sent = [index for index in range(record.size) if index not in record.failed]
+        seconds = dict(zip(sent, result.header.get("seconds", ()), strict=False))
         for index, outcome in enumerate(_outcomes(result, job_id)):
             number = record.first_item + index
-            found.append(Item(record.call, number, *outcome, left[number], tuple(paths.get(number, ())), node))
-    return found
+            found.append(
+                Item(
+                    record.call,
+                    number,
+                    *outcome,
+                    files=left[number],
+                    outputs=tuple(paths.get(number, ())),
+                    node_id=node,
+                    seconds=seconds.get(index, 0.0),
+                    asked=record.asked.get(number),
+                )
+            )
+    over = {item.number for item in found}
+    asked = {number: (record.call, one) for record in records for number, one in record.asked.items()}
+    unfinished = [
+        Item(asked[number][0], number, None, None, asked=asked[number][1]) for number in sorted(asked.keys() - over)
+    ]
+    return Found(found, unfinished)
 
 
 def clean(config: BatchConfig, job_id: str) -> None:
@@ -154,12 +169,12 @@ def _outcomes(result: _Result, job_id: str) -> list[Outcome]:
         return [Outcome(None, failure.error)] * result.record.size
 
 
-async def _read_results(job: _Job, outputs: str | None) -> list[_Result]:
-    """The results that are there. Which chunks there are is in the signed indexes of the packs."""
+async def _read_results(job: _Job, outputs: str | None) -> tuple[list[_Result], list[Record]]:
+    """The results that are there, and all chunks, which are in the signed indexes of the packs."""
     there = set(await job.store.names("out/"))
     records: list[Record] = []
     for pack in await job.store.names("in/"):
-        records += await _index(job, pack)
+        records += await of_pack(job.store.get, job.key, job.job_id, pack)
     wanted = [record for record in records if names.result_blob(record.number, record.generation) in there]
     collector = Collector(job.store.get)
     places = asyncio.Semaphore(_READS)
@@ -183,26 +198,4 @@ async def _read_results(job: _Job, outputs: str | None) -> list[_Result]:
             return _Result(record, header, frames, None, brought)
 
     results = await asyncio.gather(*map(read_one, wanted))
-    return [result for result in results if result is not None]
-
-
-async def _index(job: _Job, pack: str) -> list[Record]:
-    data = await job.store.get(pack, (0, _INDEX_BYTES)) or b""
-    about = envelope.context("index", job.job_id, int(pack.rpartition("/")[2]))
-    try:
-        header, _ = envelope.unseal(job.key, about, data[: envelope.headed_length(data)])
-    except envelope.BadEnvelope as error:
-        raise BatchExecError(f"{pack} of job {job.job_id} is not what its client wrote: {error}") from error
-    return [
-        Record(
-            number=entry["chunk"],
-            generation=entry["generation"],
-            size=entry["items"],
-            call=entry["call"],
-            offset=entry["offset"],
-            is_map=entry["map"],
-            first_item=entry["first"],
-            failed={index: PayloadError(_UNSENT) for index in entry.get("failed", ())},
-        )
-        for entry in header["chunks"]
-    ]
+    return [result for result in results if result is not None], records

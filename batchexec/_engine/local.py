@@ -19,7 +19,7 @@ _START = (
     "import json,sys; sys.path+=[p for p in json.loads(sys.argv.pop(1)) if p not in sys.path];"
     "from batchexec.emulator.__main__ import main; main()"
 )
-_END_SECONDS = 10.0
+_END_SECONDS = 30.0  # more than the service itself gives to what it runs
 
 _lock = threading.Lock()
 _service: LocalService | None = None

@@ -150,6 +150,14 @@ class Session:
         hours = self._config.wall_clock_hours + (time.monotonic() - created) / 3600
         await self.batch.update_job(self.job_id, {"constraints": {"maxWallClockTime": _duration(hours)}})
 
+    async def written(self, task_id: str, stream: str) -> bytes:
+        """The end of what a task has written to "stdout" or "stderr" so far; nothing where the service cannot tell: the
+        task has not begun, or its node is gone."""
+        try:
+            return await self.batch.task_file_end(self.job_id, task_id, f"{stream}.txt", names.TAIL_BYTES)
+        except ServiceError:
+            return b""
+
     async def close(self, *, keep: tuple[str, ...] = ()) -> None:
         """End the job and delete everything of it, but the blobs in `keep` (they stay 7 days: see `clean`)."""
         await _all_or_first_error(

@@ -195,7 +195,7 @@ class Submitter:
     async def _add(self, tasks: list[dict[str, Any]], chunks: dict[str, Chunk]) -> None:
         waiting = {task["id"]: task for task in tasks}
         for name in waiting:
-            self._board.sent_as(chunks[name], name)
+            self._board.sent_as(chunks[name], name, self._session.written)
         delay = 0.25
         for left in reversed(range(_TRIES)):
             try:

@@ -61,10 +61,11 @@ class Progress:
             if self._stage == "opening the job":
                 self._stage, self._stage_began = "starting nodes", time.monotonic()
 
-    def working(self) -> None:
-        """Something runs, or is done: nothing is being waited for that needs an explanation."""
+    def working(self, installing: bool = False) -> None:
+        """Something runs, or is done: nothing is being waited for that needs an explanation, but the packages that
+        the first task of a node may have to install."""
         with self._lock:
-            self._stage = ""
+            self._stage = "nodes may be installing packages" if installing else ""
 
     def pool(self, pool: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
         """What the pool is doing while work waits."""
@@ -116,6 +117,9 @@ class Progress:
     def _draw(self) -> None:
         now = time.monotonic()
         if not self._show or self._closed or now - self._began < self._quiet_seconds:
+            return
+        if self._done >= self._total:  # what the user prints now has the line for itself
+            self._wipe()
             return
         if now - self._drawn < _REDRAW_SECONDS:
             return

@@ -6,10 +6,13 @@ import base64
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+
+from batchexec._logins import has_login
 
 from .wording import quoted
 
@@ -84,8 +87,10 @@ def variables(value: Mapping[str, str | None]) -> Mapping[str, str]:
     for name, text in found.items():
         if not re.fullmatch(r"[^=\s\0]+", name) or name.upper().startswith("AZ_BATCH_"):
             raise ValueError("names without '=', blanks or the service's own prefix AZ_BATCH_")
-        if not isinstance(text, str) or "\0" in text:
-            raise ValueError("a text for every name")
+        if not isinstance(text, str):
+            raise ValueError(f"a text for every name ({name} has a value of type {type(text).__name__})")
+        if "\0" in text:
+            raise ValueError(f"a text for every name ({name} has one with a NUL character)")
     return MappingProxyType(found)
 
 
@@ -138,16 +143,19 @@ def requirements(value: tuple[str, ...]) -> tuple[str, ...]:
 def _requirement(text: str) -> str:
     if text.lower() in ("auto", "none"):
         return text.lower()
-    file = re.fullmatch(r"(.*(?:\.txt|pyproject\.toml))(\[[^\]]*\])?", text)
-    if file and not os.path.isfile(file[1]):
-        raise ValueError(f"a file that is there ({quoted(file[1])} is not)")
-    if file:
-        return os.path.abspath(file[1]) + (file[2] or "")
+    option = re.fullmatch(r"(-[rce]|--requirement|--constraint|--editable)[\s=]*(.+)", text)
+    if option and option[1] in ("-c", "--constraint"):
+        return f"-c {shlex.quote(_file(option[2]))}"
+    if option:
+        return _requirement(option[2])
     if text.startswith("-"):
-        if not re.match(r"(-r|-c|-e|--requirement|--constraint|--editable)\b", text):
-            raise ValueError("packages (options of the installer, such as indexes, are pip_options)")
-        return text
-    if re.search(r"https?://[^/\s]*@|://[^/\s@]*:[^/\s]*@", text):
+        raise ValueError("packages (options of the installer, such as indexes, are pip_options)")
+    file = re.fullmatch(r"(.*(?:\.txt|pyproject\.toml))(\[[^\]]*\])?", text)
+    if file:
+        return _file(file[1]) + (file[2] or "")
+    if re.search(r"\.(?:ya?ml|lock|in|cfg|py)$|(?:^|/)Pipfile$", text):  # else they would be names of packages
+        raise ValueError(f"a requirements.txt or a pyproject.toml ({quoted(text)} is neither)")
+    if has_login(text):
         raise ValueError("lines without logins, which would lie in storage: those of indexes belong into pip_options")
     bare = re.sub(r"\[[^\]]*\]$", "", text)
     is_path = "://" not in text and (bare in (".", "..") or "/" in bare or os.sep in bare or bare.endswith(".whl"))
@@ -166,6 +174,12 @@ def _requirement(text: str) -> str:
             f"({quoted(text)} is none: {reason})"
         ) from None
     return text
+
+
+def _file(path: str) -> str:
+    if not os.path.isfile(os.path.expanduser(path)):
+        raise ValueError(f"a file that is there ({quoted(path)} is not, seen from {quoted(os.getcwd())})")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def certificates(value: str) -> str:

@@ -50,7 +50,7 @@ def add_environment(given: dict[str, Given], settings: Table, environ: Mapping[s
 def add_file(given: dict[str, Given], settings: Table, path: Path | None, start: Path) -> list[str]:
     profile = given["profile"].value if "profile" in given else None
     try:
-        found = _read(path) if path is not None else _nearest(start.resolve())
+        found = _read(path) if path is not None else _nearest(_there(start))
     except (OSError, ValueError) as error:
         return [str(error)]
     if path is not None and found is None:
@@ -77,6 +77,14 @@ def add_file(given: dict[str, Given], settings: Table, path: Path | None, start:
         usable = {name: value for name, value in values.items() if name not in ("credential", "profile")}
         problems += add(given, settings, usable, Origin(FILE, f"{file.name}:[{label}] ({file})"))
     return problems
+
+
+def _there(start: Path) -> Path:
+    """The directory, absolute. Raises FileNotFoundError where it is the current one, and was removed."""
+    try:
+        return start.resolve()
+    except FileNotFoundError as error:
+        raise FileNotFoundError("the current directory was removed: change to another one") from error
 
 
 def _nearest(directory: Path) -> tuple[Path, str, dict[str, Any]] | None:

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from batchexec._source.conditions import When, statements
+
 # A call of one of these with a constant name imports a module as surely as a statement does.
 _IMPORT_CALLS = frozenset({"import_module", "__import__"})
 # Source that uses none of these has no way to find a file that lies beside it.
@@ -23,6 +25,12 @@ class Import(NamedTuple):
     module: str
     names: tuple[str, ...] = ()
     level: int = 0
+    when: When = When.ALWAYS
+
+    @property
+    def on_nodes(self) -> bool:
+        """Whether a node that imports the module comes by here."""
+        return self.when < When.AS_SCRIPT
 
     def absolute(self, package: str) -> str | None:
         """The module's full name seen from `package`, or None when the dots lead out of it."""
@@ -40,8 +48,13 @@ def code_imports(code: types.CodeType) -> tuple[Import, ...]:
     """Imports in a function's body and in the functions and classes nested in it."""
     found: dict[Import, None] = {}
     loaded: list[object] = [None, None]
+    again = 0  # the place where that ends which is for type checkers
     for step in dis.get_instructions(code):
-        if step.opname == "IMPORT_NAME":  # level and names were loaded just before
+        if step.offset < again:
+            continue
+        if loaded[1] == "TYPE_CHECKING" and "JUMP" in step.opname and step.opname.endswith("IF_FALSE"):
+            again = step.argval
+        elif step.opname == "IMPORT_NAME":  # level and names were loaded just before
             level, names = loaded
             found[
                 Import(
@@ -50,7 +63,7 @@ def code_imports(code: types.CodeType) -> tuple[Import, ...]:
                     level if isinstance(level, int) else 0,
                 )
             ] = None
-        elif step.opname != "EXTENDED_ARG":
+        elif step.opname not in ("EXTENDED_ARG", "TO_BOOL"):
             loaded = [loaded[1], step.argval]
     calls = not _IMPORT_CALLS.isdisjoint(code.co_names)
     for constant in code.co_consts:
@@ -63,15 +76,19 @@ def code_imports(code: types.CodeType) -> tuple[Import, ...]:
 
 @functools.lru_cache(maxsize=16384)
 def source_imports(path: str, mtime_ns: int, size: int) -> tuple[Import, ...]:
-    """Imports in a Python file, lazy ones too; read again only after a change. Raises OSError."""
+    """Imports in a Python file, lazy ones too, but none that never runs; read again only after a change.
+
+    Raises OSError.
+    """
     found: dict[Import, None] = {}
-    for node in ast.walk(_parsed(path)):
+    for node, when in statements(_parsed(path)):
         if isinstance(node, ast.Import):
-            found.update((Import(alias.name), None) for alias in node.names)
+            found.update((Import(alias.name, when=when), None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found[Import(node.module or "", tuple(a.name for a in node.names), node.level)] = None
-        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORT_CALLS and node.args:
-            found.update(dict.fromkeys(_called(_text(node.args[0]) or "")))
+            found[Import(node.module or "", tuple(a.name for a in node.names), node.level, when)] = None
+        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORT_CALLS:
+            named = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "name")]
+            found.update((one._replace(when=when), None) for value in named for one in _called(_text(value) or ""))
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from batchexec._source.conditions import When
 from batchexec._source.imports import Import
 from batchexec._source.layout import Entry, entries
 from batchexec._source.modules import Kind, Place, kind, place, top_level
@@ -58,7 +59,8 @@ def local_closure(tops: Iterable[str]) -> dict[str, list[Entry]]:
 def unloaded_imports(tops: Iterable[str], used: Iterable[str] = ()) -> set[str]:
     """Third-party modules that the local modules `tops` import when they are used and that are not loaded here yet.
 
-    Of a package's modules those count that are loaded or `used`, and what they import in turn.
+    Of a package's modules those count that are loaded or `used`, and what they import in turn; of imports those that a
+    node comes by.
     """
     used = {inner for name in used for inner in _with_parents(name)}
     entries_by_name = {e.module(): e for group in local_closure(tops).values() for e in group if e.name.endswith(".py")}
@@ -69,7 +71,7 @@ def unloaded_imports(tops: Iterable[str], used: Iterable[str] = ()) -> set[str]:
     while pending:
         entry = entries_by_name[pending.pop()]
         for item in entry.imports():
-            base = item.absolute(entry.package())
+            base = item.absolute(entry.package()) if item.on_nodes else None
             if base is None:
                 continue
             names = {base, *(f"{base}.{name}" for name in item.names)}
@@ -83,6 +85,17 @@ def unloaded_imports(tops: Iterable[str], used: Iterable[str] = ()) -> set[str]:
                 if checked[top] is Kind.INSTALLED:  # a namespace's modules may be several distributions'
                     found |= names if (place(top) or Place(None, ())).file is None else {base}
     return found
+
+
+def is_only_tried(tops: Iterable[str], module: str) -> bool:
+    """Whether the local modules `tops` import `module`, and only where they can do without (`except ImportError`)."""
+    whens = set()
+    for entry in (entry for group in local_closure(tops).values() for entry in group):
+        for item in entry.imports():
+            base = item.absolute(entry.package())
+            if item.on_nodes and base is not None and top_level(base) == top_level(module):
+                whens.add(item.when)
+    return whens == {When.IF_IT_CAN}
 
 
 def _with_parents(name: str) -> Iterator[str]:
@@ -122,7 +135,7 @@ def _reach(required: frozenset[str], met: frozenset[str], _when: int) -> Reached
     for entry in (e for group in files.values() for e in group):
         # Of a package's modules only those in use here say what is worth loading there.
         if entry.name.endswith(".py") and entry.module() in sys.modules:
-            for name in imported(entry.imports(), entry.package()):
+            for name in imported((item for item in entry.imports() if item.on_nodes), entry.package()):
                 if name in sys.modules and kind(name) is Kind.INSTALLED:
                     third_party.add(name)
     return Reached(frozenset(files), tuple(sorted(third_party)))

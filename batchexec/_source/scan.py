@@ -62,6 +62,10 @@ class RecordingPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self._by_reference.add(obj.__name__)
         elif _is_named(cls):
             self._met.add(obj.__module__)
+        elif cls.__name__ == "memmap" and cls.__module__ == "numpy":
+            # By itself it is pickled as a copy in band, and is no map where it arrives. As an array it travels as one.
+            self._met.add("numpy")
+            return obj.view(sys.modules["numpy"].ndarray).__reduce_ex__(5)
         else:
             self._met.add(cls.__module__)
             self._plain[id(cls)] = cls

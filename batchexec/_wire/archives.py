@@ -9,7 +9,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from typing import IO, Iterator, NamedTuple, Optional
+from typing import IO, Callable, Iterator, NamedTuple, Optional
 
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _LINK_BYTES = 4096  # PATH_MAX
@@ -30,6 +30,7 @@ class Member(NamedTuple):
     executable: bool
     link: str
     content: Optional[IO[bytes]]
+    size: int = 0  # of the content
 
 
 def is_archive(path: str) -> bool:
@@ -53,9 +54,9 @@ def root_of(directory: str) -> str:
     return only if only and os.path.isdir(only) and entries[0] != "bin" else directory
 
 
-def unpack(path: str, target: str) -> None:
+def unpack(path: str, target: str, announce: Callable[[int], object] = lambda size: None) -> None:
     """Unpack into the new directory `target`, to be read only. Links are made last, so that nothing is written through
-    one.
+    one. `announce` hears how many bytes the next member takes.
 
     Raises BadArchive and OSError; what was unpacked until then is left there.
     """
@@ -63,6 +64,7 @@ def unpack(path: str, target: str) -> None:
     links = []
     for member in members(path):
         place = os.path.join(target, *member.name.split("/"))
+        announce(member.size)
         if member.kind == "directory":
             os.makedirs(place, exist_ok=True)
         elif member.kind == "link":
@@ -127,7 +129,7 @@ def _zipped(path: str) -> Iterator[Member]:
                         head = content.read(4)
                     executable = head[:2] == b"#!" or head == b"\x7fELF"
                 with archive.open(info) as content:
-                    yield Member(info.filename, "file", executable, "", content)
+                    yield Member(info.filename, "file", executable, "", content, info.file_size)
 
 
 def _tarred(path: str) -> Iterator[Member]:
@@ -144,6 +146,6 @@ def _tarred(path: str) -> Iterator[Member]:
                     raise BadArchive(f"its link {info.name!r} names {info.linkname!r}, which is not in it") from None
                 if content is None:
                     raise BadArchive(f"its link {info.name!r} names {info.linkname!r}, which is no file")
-                yield Member(info.name, "file", bool(info.mode & 0o100), "", content)
+                yield Member(info.name, "file", bool(info.mode & 0o100), "", content, info.size)
             else:
                 raise BadArchive(f"its member {info.name!r} is no file, directory or link")

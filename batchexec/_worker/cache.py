@@ -6,7 +6,6 @@ import contextlib
 import io
 import mmap
 import os
-import tempfile
 import zipfile
 from typing import BinaryIO
 
@@ -14,18 +13,19 @@ from batchexec._wire import names
 from batchexec._wire.envelope import BadEnvelope, sha256
 
 from . import locks
-from .refusals import Refusal
+from .shared_trees import PART, SharedTrees
 from .store import Store
 
-_LARGE = 1024 * 1024  # bytes from which on the disk is looked at first
+_SOURCE = "source-"
 
 
 class NodeCache:
     """A directory of the job on this node; it goes with the job's preparation task. Every file in it is named by its
-    hash, checked when it was fetched, and appears whole by a rename."""
+    hash, checked when it was fetched, and appears whole by a rename. It is kept within bounds (`disk.room`)."""
 
     def __init__(self, directory: str, store: Store, sas: dict[str, str]) -> None:
         self.directory = directory
+        self.trees = SharedTrees(directory)
         self._store = store
         self._sas = sas
 
@@ -37,16 +37,23 @@ class NodeCache:
         return self._mapped(names.code_blob(digest), digest)
 
     def source(self, digest: str) -> str:
-        """The directory that holds the unpacked archive."""
-        target = os.path.join(self.directory, f"source-{digest}")
-        if not os.path.isdir(target):
-            with self._alone(digest):
-                if not os.path.isdir(target):
-                    self._unpack(self._fetch(names.source_blob(digest), digest), target)
-        return target
+        """The directory that holds the unpacked archive. It stays until `close`."""
+        name = f"{_SOURCE}{digest}"
+        try:
+            if self.trees.hold(name):
+                return self.trees.path(name)
+        except OSError:
+            pass  # on a disk without room for a lock: below, once there is some
+        from .disk import room
+
+        return room.trying(self.directory, lambda: self.trees.have(name, lambda new: self._unpack(digest, new)))
 
     def listing(self, digest: str) -> memoryview:
         return self._mapped(names.listing_blob(digest), digest)
+
+    def close(self) -> None:
+        """The task is over."""
+        self.trees.let_go()
 
     def _mapped(self, name: str, digest: str) -> memoryview:
         target = os.path.join(self.directory, digest)
@@ -55,40 +62,43 @@ class NodeCache:
         except FileNotFoundError:
             file = self._fetch_to(target, name, digest)
         with file:
+            locks.hold(file.fileno())  # in use for as long as the map is there, which keeps the file open
+            with contextlib.suppress(PermissionError):  # another user's, in a container
+                os.utime(file.fileno())
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def _fetch_to(self, target: str, name: str, digest: str) -> BinaryIO:
-        """The blob as a file, open."""
-        with self._alone(digest):
+        """The blob as a file, open. One task of this node fetches it, and its siblings wait."""
+        from .disk import room
+
+        return room.trying(self.directory, lambda: self._fetch_alone(target, name, digest))
+
+    def _fetch_alone(self, target: str, name: str, digest: str) -> BinaryIO:
+        from .disk import room
+
+        with locks.take_part(target + PART) as part:
             with contextlib.suppress(FileNotFoundError):
-                return open(target, "rb")
-            data = self._fetch(name, digest)
-            if len(data) >= _LARGE:
-                self._make_room(len(data))
-            descriptor, scratch = tempfile.mkstemp(dir=self.directory)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.rename(scratch, target)
+                found = open(target, "rb")  # noqa: SIM115 - for the caller
+                part.remove()
+                return found
+            try:
+                data = self._fetch(name, digest)
+                room.make(self.directory, [len(data)])
+                os.fchmod(part.descriptor, 0o600)
+                with open(target + PART, "wb") as file:
+                    file.write(data)
+                os.rename(target + PART, target)
+            except BaseException:
+                part.remove()
+                raise
             return open(target, "rb")
 
-    def _unpack(self, data: bytes, target: str) -> None:
-        scratch = tempfile.mkdtemp(dir=self.directory)
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            archive.extractall(os.path.join(scratch, "tree"))
-        os.rename(os.path.join(scratch, "tree"), target)
-        os.rmdir(scratch)
+    def _unpack(self, digest: str, target: str) -> None:
+        from .disk import room
 
-    def _alone(self, digest: str) -> locks.Lock:
-        """One task of this node fetches it, and its siblings wait."""
-        return locks.take(os.path.join(self.directory, "locks", digest))
-
-    def _make_room(self, size: int) -> None:
-        from .files import room
-
-        try:
-            room.make(self.directory, size)
-        except room.NoRoom as error:
-            raise Refusal("files", f"the node's disk is full: {error}") from error
+        with zipfile.ZipFile(io.BytesIO(self._fetch(names.source_blob(digest), digest))) as archive:
+            room.make(self.directory, [info.file_size for info in archive.infolist()])
+            archive.extractall(target)
 
     def _fetch(self, name: str, digest: str) -> bytes:
         data = self._store.get(name, self._sas[digest])
@@ -99,4 +109,4 @@ class NodeCache:
 
 def is_source(path: str) -> bool:
     """Whether it is a directory as `NodeCache.source` makes them."""
-    return os.path.basename(path).startswith("source-")
+    return os.path.basename(path).startswith(_SOURCE)

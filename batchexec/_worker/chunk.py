@@ -83,7 +83,7 @@ def _have_files(context: Context, said: dict[str, Any]) -> None:
     from .files.placing import NodeFiles
 
     task = context.task
-    context.named_files = NodeFiles(task.cache.directory, task.store, said["sets"], task.cache.listing)
+    context.named_files = NodeFiles(task.cache.trees, task.store, said["sets"], task.cache.listing)
     if said["place"] is not None:
         context.files.place(said["place"], task.work_dir)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
 
+from .logs import Streams
 from .task import Task
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 class Context:
     """One task, and what its chunk's items may use: each is there where the chunk asks for it."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, streams: Streams) -> None:
         self.task = task
+        self.streams = streams
         self.named_files: Optional[NodeFiles] = None
         self.attachments: Optional[Attachments] = None  # what the items leave
         self.environment: Optional[Made] = None  # where the packages are, if not in the image alone

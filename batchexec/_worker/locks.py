@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+_MAKE = os.O_RDWR | os.O_CREAT
+
 
 class Lock:
     """A locked file, whose content and times are the holder's to use. It stays locked until `release`, or for as long
@@ -44,9 +46,38 @@ def take_now(path: str, *, shared: bool = False) -> Lock | None:
     return _take(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def _take(path: str, how: int) -> Lock | None:
+def take_part(path: str) -> Lock:
+    """The lock of a file that is to be written, made if it is not there, once nobody else has it. The descriptor only
+    reads: a file that is open to be written to cannot be executed."""
+    lock = _take(path, fcntl.LOCK_EX, os.O_RDONLY | os.O_CREAT)
+    assert lock is not None
+    return lock
+
+
+def take_itself(path: str) -> Lock | None:
+    """The lock of a file that is there; None where it is not, or somebody holds it."""
+    try:
+        return _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+
+
+def take_beside(path: str) -> Lock | None:
+    """As `take_now`, where the directory of the lock is there; None where it is not."""
+    try:
+        return _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB, _MAKE, directories=False)
+    except FileNotFoundError:
+        return None
+
+
+def hold(descriptor: int) -> None:
+    """Have an open file locked, shared, for as long as it is open: here, in forks, or by a memory map."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def _take(path: str, how: int, flags: int = _MAKE, *, directories: bool = True) -> Lock | None:
     while True:
-        descriptor = _open(path)
+        descriptor = _open(path, flags, directories)
         try:
             fcntl.flock(descriptor, how)
             if _is_at(path, descriptor):
@@ -60,11 +91,13 @@ def _take(path: str, how: int) -> Lock | None:
         os.close(descriptor)  # it was removed when we got it: lock the one that is there now
 
 
-def _open(path: str) -> int:
+def _open(path: str, flags: int, directories: bool) -> int:
     while True:
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(path, flags | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
+            if not (directories and flags & os.O_CREAT):
+                raise
             os.makedirs(os.path.dirname(path), exist_ok=True)
 
 

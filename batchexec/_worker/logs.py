@@ -16,12 +16,13 @@ class Streams:
     """The files that collect standard output and error.
 
     On a plain node they are the task's own stdout.txt and stderr.txt. Where the service gives pipes instead (in a
-    container), the streams are led into files of our own, and `replay` hands them on at the end.
+    container), the streams are led into files of our own, and `replay` hands them on at the end, or before.
     """
 
     def __init__(self, task_dir: str, work_dir: str) -> None:
         self.paths: list[str] = []
         self._own: dict[int, int] = {}  # descriptor -> duplicate of where it led at first
+        self._replayed = {1: 0, 2: 0}  # bytes
         for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
             path = os.path.join(task_dir, name)
             if not _same_file(descriptor, path):
@@ -41,10 +42,12 @@ class Streams:
         return sizes(self.paths)
 
     def replay(self) -> None:
-        """Copy our own files to where the streams led at first."""
+        """Copy what our own files got since the last time to where the streams led at first."""
         for descriptor, original in self._own.items():
             with open(self.paths[descriptor - 1], "rb") as source, os.fdopen(os.dup(original), "wb") as target:
+                source.seek(self._replayed[descriptor])
                 shutil.copyfileobj(source, target)
+                self._replayed[descriptor] = source.tell()
 
 
 def sizes(paths: list[str]) -> list[int]:

@@ -30,7 +30,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
         if not first_run and task.has_result():
             done = True
             return 0
-        own = context.current = context.Context(task)
+        own = context.current = context.Context(task, streams)
         try:
             if task.client_python != names.running_python():
                 raise Refusal("python_mismatch", "", client=task.client_python, worker=names.running_python())
@@ -58,6 +58,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
     finally:
         streams.replay()
         task.store.close()
+        task.cache.close()
         if task.gpus:
             from . import gpus
 

@@ -44,4 +44,4 @@ def azurite(account: str, key: str, folder: Path) -> Iterator[int]:
             yield int(found[1])
         finally:
             process.stdin.close()
-            process.wait(15)
+            process.wait(60)

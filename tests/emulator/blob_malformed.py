@@ -184,7 +184,7 @@ class Maker:
 
 def send(port: int, request: Malformed) -> int | None:
     """The status of the reply; None where the server closed without one. Raises TimeoutError when it does neither."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(request.wire())
             if request.dead:

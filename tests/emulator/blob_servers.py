@@ -36,7 +36,7 @@ class BlobServer:
     def http(
         self, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, f"/{ACCOUNT}{target}", body=body, headers=headers or {})
             response = connection.getresponse()
@@ -74,11 +74,11 @@ class Embedded(BlobServer):
         return datetime.now(timezone.utc) + self.skew
 
     def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _start(self) -> web.AppRunner:
         app = blob_app(ACCOUNT, KEY, self.root, self.now)
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, auto_decompress=False)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return runner

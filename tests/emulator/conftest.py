@@ -30,7 +30,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    service = Embedded(tmp_path_factory.mktemp("blobs"))
+    service = Embedded(tmp_path_factory.mktemp("blobs") / "data")
     yield service
     service.stop()
 

@@ -342,6 +342,6 @@ def test_lives_are_as_the_model_says() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_many_lives_are_as_the_model_says() -> None:
     _explore(Account if SEED is None else seed(int(SEED))(Account), 40, 30)

@@ -191,6 +191,7 @@ async def test_what_ends_out_of_contact_is_heard_of_when_there_is_contact_again(
     assert (await here.client.get_node("p", node.id)).state == "unknown"
     here.go()
     await until(lambda: run.exit_code, lambda code: code == 0)
+    here.emulator.pools.nodes.disconnect(node)
     assert (await here.client.get_task("j", "t")).state == "running"
     with refused("TaskFilesUnavailable", 409):
         async for _ in here.client.list_task_files("j", "t"):

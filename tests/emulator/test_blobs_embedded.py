@@ -40,8 +40,8 @@ def test_a_body_that_ends_early_stores_nothing(ours: Embedded, our_box: Containe
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65536):
             pass
+    until(lambda: list(ours.root.iterdir()), lambda left: not left)  # the connection may be gone before the request is
     assert list(our_box.list_blobs()) == []
-    assert list(ours.root.iterdir()) == []
 
 
 def test_a_header_that_http_forbids_stores_nothing(ours: Embedded, our_box: ContainerClient) -> None:
@@ -93,8 +93,9 @@ def test_a_sas_is_valid_between_its_times(ours: Embedded, our_box: ContainerClie
 
 def test_times_come_from_the_clock_alone(ours: Embedded, our_box: ContainerClient) -> None:
     ours.skew = timedelta(days=400)
+    before = ours.now().replace(microsecond=0)
     properties = our_box.upload_blob("b", b"1").get_blob_properties()
-    assert abs(properties.last_modified - ours.now()) < timedelta(seconds=30)
+    assert before <= properties.last_modified <= ours.now()
     ours.skew = timedelta(days=500)
     our_box.upload_blob("b", b"2", overwrite=True)
     again = our_box.get_blob_client("b").get_blob_properties()

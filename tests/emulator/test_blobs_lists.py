@@ -19,9 +19,7 @@ LENIENT = pytest.mark.azurite_departs("it takes a nonsensical page for the first
 # blocks
 
 
-def test_a_large_upload_goes_up_in_blocks_and_comes_down_whole(
-    blobs: BlobServer, box: ContainerClient
-) -> None:
+def test_a_large_upload_goes_up_in_blocks_and_comes_down_whole(blobs: BlobServer, box: ContainerClient) -> None:
     data = os.urandom(2_500_000)
     with blobs.client(max_single_put_size=500_000, max_block_size=500_000) as client:
         blob = client.get_blob_client("box", "b")

@@ -153,9 +153,7 @@ def bad_token(service: Secure, audience: str, fault: str) -> str:
     if fault == "signed with the public key":
         # The old trick: a server that takes the algorithm from the token would check an HMAC with its public key.
         key = serialization.load_pem_private_key(Path(service.info["token_key"]).read_bytes(), None)
-        pem = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         parts = [{"alg": "HS256", "typ": "JWT"}, service.claims(audience)]
         text = b".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts)
         signature = base64.urlsafe_b64encode(hmac.digest(pem, text, "sha256")).rstrip(b"=")

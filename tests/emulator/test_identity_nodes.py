@@ -13,6 +13,7 @@ from azure.storage.blob import BlobServiceClient, ContainerClient, generate_cont
 from batch_service import Service
 from helpers_secure import BATCH, STORAGE, Secure, running
 
+
 def now() -> datetime:
     return datetime.now(timezone.utc)
 
@@ -78,9 +79,7 @@ ASKING = "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.url
 
 
 @pytest.mark.parametrize("program", [f'python3 -c "{ASKING}"', "curl --silent --show-error"], ids=["python", "curl"])
-def test_a_tasks_programs_trust_the_service(
-    service: Service, box: ContainerClient, signed: str, program: str
-) -> None:
+def test_a_tasks_programs_trust_the_service(service: Service, box: ContainerClient, signed: str, program: str) -> None:
     id = program.split()[0]
     # The signature in a setting: a command line is shown to everyone.
     settings = [models.EnvironmentSetting(name="ADDRESS", value=f"{box.url}/input?{signed}")]
@@ -105,7 +104,9 @@ def test_a_nodes_logs_are_uploaded_by_https(service: Service, box: ContainerClie
     sent = service.client.upload_node_logs(
         "pool",
         str(node.id),
-        models.UploadBatchServiceLogsOptions(container_url=f"{box.url}?{signed}", start_time=now() - timedelta(hours=1)),
+        models.UploadBatchServiceLogsOptions(
+            container_url=f"{box.url}?{signed}", start_time=now() - timedelta(hours=1)
+        ),
     )
     prefix = sent.virtual_directory_name
     service.until(lambda: len(list(box.list_blob_names(name_starts_with=prefix))), sent.number_of_files_uploaded.__eq__)

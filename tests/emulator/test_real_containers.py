@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
+import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +20,25 @@ import pytest
 from azure.batch import models
 from batch_service import IMAGE as MACHINE
 from batch_service import Service, emulator
-from helpers_containers import IMAGE, MARKER, OPTIONS, known, left_in, need_containers, podman, podman_as_docker
+from helpers_containers import (
+    COMMAND,
+    IMAGE,
+    MARKER,
+    OPTIONS,
+    known,
+    left_in,
+    need_containers,
+    podman,
+    podman_as_docker,
+)
 from helpers_service import processes_of
+from manual_service import emulated, until
 from registry import registry
 
-pytestmark = pytest.mark.slow
+from batchexec.emulator.options import Containers
 
-OWN_IMAGE = "localhost/batchexec-test-entry:1"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 NOWHERE = "127.0.0.1:9/no/such:image"
 
 
@@ -59,14 +76,14 @@ def left_by(service: Service) -> list[str]:
 
 def running(service: Service, job: str, id: str = "t") -> models.BatchTask:
     """The task, once what runs in its container has said so in its standard output."""
-    service.until(lambda: service.client.get_task(job, id).state, lambda state: state == "running")
+    service.running(job, id)
     log = service.node_root(job, id) / f"workitems/{job}/job-1/{id}/stdout.txt"
-    service.until(lambda: log.is_file() and log.read_text(), bool, 30)
+    service.until(lambda: log.is_file() and log.read_text(), bool, 120)
     return service.client.get_task(job, id)
 
 
 def completed(service: Service, job: str, id: str = "t") -> models.BatchTaskExecutionInfo:
-    service.until(lambda: service.client.get_task(job, id).state, lambda state: state == "completed", 60)
+    service.until(lambda: service.client.get_task(job, id).state, lambda state: state == "completed", 240)
     return service.client.get_task(job, id).execution_info
 
 
@@ -112,8 +129,11 @@ def test_it_has_the_environment_of_batch_and_of_its_image_not_of_the_node(servic
     assert json.loads(service.output(job, "plain"))["HOME"] == "/root"
 
 
-def test_no_secret_is_ever_an_argument_or_taken_from_the_service(service: Service, pool: str) -> None:
-    job = service.job(pool)
+def test_no_secret_is_ever_an_argument_or_taken_from_the_service(tmp_path: Path) -> None:
+    need_containers()
+    told, calls = tmp_path / "podman", tmp_path / "calls"
+    told.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> {calls}\nexec {COMMAND} "$@"\n')
+    told.chmod(0o755)
     secrets = {"KEY": "secret-in-one-line", "KEYS": "secret-in\ntwo-lines"}
     settings = [models.EnvironmentSetting(name=name, value=value) for name, value in secrets.items()]
     seen: set[str] = set()
@@ -128,14 +148,26 @@ def test_no_secret_is_ever_an_argument_or_taken_from_the_service(service: Servic
                     continue  # it has ended
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
-    line = "/bin/sh -c 'env; echo $KEY'"
-    run(service, job, line, container_settings=container("--env VIRTUAL_ENV"), environment_settings=settings)
-    over.set()
-    watcher.join()
-    assert any("podman" in line and job in line for line in seen)
+    options = ("--containers", "podman", "--container-command", str(told))
+    with emulator(tmp_path / "root", *options) as (service, _):
+        job = service.job(container_pool(service))
+        watcher.start()
+        try:
+            line = "/bin/sh -c 'env; echo $KEY; until [ -e go ]; do sleep 0.1; done'"
+            given = container("--env VIRTUAL_ENV")
+            service.task(job, line, container_settings=given, environment_settings=settings)
+            running(service, job)
+            # What stands by the container while that runs.
+            service.until(lambda: [line for line in list(seen) if "podman" in line and f"batch-{job}-t-" in line])
+            (service.node_root(job) / f"workitems/{job}/job-1/t/wd/go").touch()
+            completed(service, job)
+        finally:
+            over.set()
+            watcher.join()
+        out = service.output(job)
     assert not [line for line in seen if "secret-in" in line]
-    out = service.output(job)
+    assert f"create --name batch-{job}-t-" in calls.read_text()
+    assert "secret-in" not in calls.read_text()
     assert "KEY=secret-in-one-line\n" in out
     assert "VIRTUAL_ENV" not in out
 
@@ -143,13 +175,14 @@ def test_no_secret_is_ever_an_argument_or_taken_from_the_service(service: Servic
 @pytest.fixture(scope="module")
 def own_image(service: Service) -> Iterator[str]:
     """An image with an entry point, a command and a working directory of its own."""
-    podman("create", "--name", "batchexec-test-entry", IMAGE, "true")
+    name = f"batchexec-test-entry-{uuid.uuid4().hex[:8]}"
+    podman("create", "--name", name, IMAGE, "true")
     changes = ('ENTRYPOINT ["/bin/echo", "entry"]', 'CMD ["command"]', "WORKDIR /opt")
     options = [word for change in changes for word in ("--change", change)]
-    podman("commit", "--quiet", *options, "batchexec-test-entry", OWN_IMAGE)
-    podman("rm", "batchexec-test-entry")
-    yield OWN_IMAGE
-    podman("rmi", OWN_IMAGE)
+    podman("commit", "--quiet", *options, name, f"localhost/{name}:1")
+    podman("rm", name)
+    yield f"localhost/{name}:1"
+    podman("rmi", f"localhost/{name}:1")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +284,9 @@ def test_each_attempt_has_a_container_of_its_own(service: Service, pool: str) ->
 
 
 def test_the_node_does_not_say_that_containers_are_processes(service: Service, pool: str) -> None:
-    service.until(lambda: [node.state for node in service.client.list_nodes(pool)], lambda found: found == ["idle"], 60)
+    service.until(
+        lambda: [node.state for node in service.client.list_nodes(pool)], lambda found: found == ["idle"], 120
+    )
     assert "processes" not in next(iter(service.client.list_nodes(pool))).node_agent_info.version
 
 
@@ -299,7 +334,7 @@ def test_exit_codes_that_runtimes_use_are_a_tasks_own_too(service: Service, pool
 def test_a_node_that_cannot_fetch_its_pools_images_is_unusable(service: Service) -> None:
     pool = container_pool(service, (IMAGE, NOWHERE), start_task=models.BatchStartTask(command_line="true"))
     look = lambda: next(iter(service.client.list_nodes(pool)))  # noqa: E731
-    node = service.until(look, lambda node: node.state == "unusable", 60)
+    node = service.until(look, lambda node: node.state == "unusable", 240)
     (error,) = node.errors
     assert error.code == "ContainerInvalidImage"
     assert NOWHERE in error.error_details[0].value
@@ -335,11 +370,10 @@ def test_the_password_of_a_registry_opens_it_and_is_nowhere_left(tmp_path: Path,
 FOREVER = "/bin/sh -c 'trap \"\" TERM; sleep 1000 & setsid sleep 1000 & echo up; while :; do sleep 1000; done'"
 
 
-@pytest.mark.parametrize("end", ["time limit", "terminate", "delete", "job"])
+@pytest.mark.parametrize("end", ["terminate", "delete", "job"])
 def test_what_ends_a_task_kills_all_in_its_container(service: Service, pool: str, end: str) -> None:
     job = service.job(pool)
-    limit = models.BatchTaskConstraints(max_wall_clock_time="PT3S" if end == "time limit" else None)
-    service.task(job, FOREVER, container_settings=container(), constraints=limit)
+    service.task(job, FOREVER, container_settings=container())
     id = running(service, job).execution_info.container_info.container_id
     assert json.loads(podman("inspect", id))[0]["State"]["Running"]
     if end == "terminate":
@@ -352,17 +386,43 @@ def test_what_ends_a_task_kills_all_in_its_container(service: Service, pool: str
     if end != "delete":
         execution = completed(service, job)
         assert (execution.exit_code, execution.failure_info.code) == (137, "TaskEnded")
-    service.until(lambda: known(id), lambda there: not there, 30)
-    service.until(lambda: processes_of(f"{job}/job-1/t/wd"), lambda found: not found, 30)
+    service.until(lambda: known(id), lambda there: not there)
+    service.until(lambda: processes_of(f"{job}/job-1/t/wd"), lambda found: not found)
+
+
+def test_a_time_limit_kills_all_in_the_container(tmp_path: Path) -> None:
+    need_containers()
+
+    async def play() -> None:
+        async with emulated(tmp_path, containers=Containers("podman", shlex.split(COMMAND))) as here:
+            machine = {**MACHINE.as_dict(), "containerConfiguration": {"type": "dockerCompatible"}}
+            await here.pool(targetDedicatedNodes=1, virtualMachineConfiguration=machine)
+            constraints = {"maxWallClockTime": "PT10S"}
+            await here.task(commandLine=FOREVER, containerSettings={"imageName": IMAGE}, constraints=constraints)
+            output = await here.directory() / "stdout.txt"
+            await until(output.exists)
+            await until(output.read_text)
+            id = (await here.task_in("running")).execution_info.container_info.container_id
+            assert json.loads(podman("inspect", id))[0]["State"]["Running"]
+            here.clock.advance(10)
+            execution = (await here.task_in("completed")).execution_info
+            assert (execution.exit_code, execution.failure_info.code) == (137, "TaskEnded")
+            await until(lambda: not known(id))
+            await until(lambda: not processes_of(str(output.with_name("wd"))))
+
+    asyncio.run(play())
+    assert not left_in(tmp_path)
 
 
 def test_a_task_that_is_ended_while_its_image_is_fetched_has_no_container(service: Service, pool: str) -> None:
     job = service.job(pool)
-    # Refused connections are tried again for some seconds.
-    service.task(job, "true", container_settings=container(image=NOWHERE))
-    service.until(lambda: service.client.get_task(job, "t").state, lambda state: state == "running")
-    service.client.terminate_task(job, "t")
-    execution = completed(service, job)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        image = f"127.0.0.1:{silent.getsockname()[1]}/no/such:image"
+        service.task(job, "true", container_settings=container(image=image))
+        with silent.accept()[0]:
+            service.client.terminate_task(job, "t")
+            execution = completed(service, job)
     assert (execution.failure_info.code, execution.container_info) == ("TaskEnded", None)
 
 
@@ -377,7 +437,7 @@ def test_nothing_is_left_of_a_service_that_ends_however_it_does(tmp_path: Path, 
         if how == "kill -9":
             process.kill()
             process.wait()
-            service.until(lambda: left_by(service), lambda found: not found, 30)
+            service.until(lambda: left_by(service), lambda found: not found)
     assert not left_by(service)
     assert not known(id)
 
@@ -393,11 +453,8 @@ def test_the_next_service_in_the_same_root_removes_what_was_left_and_keeps_its_o
         job = service.job(container_pool(service))
         service.task(job, FOREVER, container_settings=container())
         id = running(service, job).execution_info.container_info.container_id
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        reaper = [int(pid) for pid in children if b"cat >/dev/null" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert reaper
         if with_reaper:
-            os.killpg(reaper[0], signal.SIGKILL)
+            os.killpg(reaper_of(process.pid), signal.SIGKILL)
         process.kill()
         process.wait()
         assert known(id) or not with_reaper
@@ -405,6 +462,15 @@ def test_the_next_service_in_the_same_root_removes_what_was_left_and_keeps_its_o
         job = service.job(container_pool(service))
         assert [run(service, job, "sleep 1", f"t{number}").exit_code for number in range(2)] == [0, 0]
         assert not known(id)
+
+
+def reaper_of(pid: int) -> int:
+    """The process that would clean up after a service."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended, as clients of podman do
+            if b"cat >/dev/null" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError("there is none")
 
 
 # Docker's own client, which asks podman here
@@ -429,5 +495,5 @@ def test_the_client_of_docker_does_as_well(tmp_path: Path, monkeypatch: pytest.M
             id = running(service, job, "forever").execution_info.container_info.container_id
             service.client.terminate_task(job, "forever")
             assert completed(service, job, "forever").exit_code == 137
-            service.until(lambda: known(id), lambda there: not there, 30)
+            service.until(lambda: known(id), lambda there: not there)
         assert not left_by(service)

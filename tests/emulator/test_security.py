@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import os
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from azure.batch import models
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 from batch_service import Service, emulator, refused, service
+from helpers_http import serving
 from kept_service import Kept
 from raw_wire import Wire, batch_signature
 from test_batch_output_files import blobs, box, output, sas
@@ -102,52 +102,38 @@ def test_a_link_at_the_top_is_not_listed_through(service: Service, pool: str, ou
 # Between two moments
 
 
-class _Slow(BaseHTTPRequestHandler):
-    """Takes uploads; holds the first until it is told to go on."""
-
-    came = threading.Event()
-    goes_on = threading.Event()
-    taken: list[bytes] = []  # noqa: RUF012 - one server, one test
-
-    def do_PUT(self) -> None:
-        self.taken.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.came.set()
-        self.goes_on.wait(10)
-        self.send_response(201)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture
-def slow() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
-    threading.Thread(target=server.serve_forever).start()
-    yield f"http://127.0.0.1:{server.server_port}/box"
-    _Slow.goes_on.set()
-    server.shutdown()
-    server.server_close()
-
-
 def test_a_file_that_becomes_something_else_while_others_are_uploaded_is_not_followed(
-    service: Service, pool: str, outside: Path, slow: str
+    service: Service, pool: str, outside: Path
 ) -> None:
+    came, goes_on, taken = threading.Event(), threading.Event(), []
+
+    class Held(BaseHTTPRequestHandler):
+        """Takes uploads; the first waits until it is told to go on."""
+
+        def do_PUT(self) -> None:
+            taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+            came.set()
+            goes_on.wait(60)
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
     job = service.job(pool)
-    service.task(
-        job,
-        "/bin/sh -c 'for name in a b c; do echo fine > $name.txt; done'",
-        output_files=[output(slow, name) for name in ("*.txt",)],
-    )
-    assert _Slow.came.wait(10)
-    directory = service.node_root(job) / "workitems" / job / "job-1" / "t" / "wd"
-    (directory / "b.txt").unlink()
-    (directory / "b.txt").symlink_to(outside / "kept")
-    (directory / "c.txt").unlink()
-    os.mkfifo(directory / "c.txt")
-    _Slow.goes_on.set()
-    assert code(service.completed(job)) == "FileUploadMiscError"
-    assert _Slow.taken == [b"fine\n"]
+    with serving(Held) as url:
+        service.task(
+            job,
+            "/bin/sh -c 'for name in a b c; do echo fine > $name.txt; done'",
+            output_files=[output(f"{url}/box", "*.txt")],
+        )
+        assert came.wait(60)
+        directory = service.node_root(job) / "workitems" / job / "job-1" / "t" / "wd"
+        (directory / "b.txt").unlink()
+        (directory / "b.txt").symlink_to(outside / "kept")
+        (directory / "c.txt").unlink()
+        os.mkfifo(directory / "c.txt")
+        goes_on.set()
+        assert code(service.completed(job)) == "FileUploadMiscError"
+        assert taken == [b"fine\n"]
 
 
 def test_a_device_or_pipe_is_no_zipapp(service: Service, pool: str) -> None:

@@ -1,4 +1,4 @@
-"""What is likely meant when a node has not what is on this machine: a path, a module, a name of the script."""
+"""What is likely meant when a node has not what is on this machine: a path, a name of the script."""
 
 from __future__ import annotations
 
@@ -15,29 +15,6 @@ _SYSTEM = ("/bin/", "/dev/", "/etc/", "/lib/", "/lib64/", "/proc/", "/sbin/", "/
 _COMMON = ("/", "/home/", "/mnt/", "/opt/", "/root/", "/tmp/", "/var/")
 _MISSING_IN_MAIN = re.compile(r"Can't get attribute '([^']+)' on <module '__main__'")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-
-
-def missing_module(name: str) -> str | None:
-    """What to do about a module that a node did not find, when it can be imported on this machine."""
-    from batchexec._source.modules import Kind, kind, locate
-
-    what = kind(name)
-    if what is Kind.LOCAL:
-        return (
-            f"{name} is your own, and here: it travels when it is seen to be used. Import it by a statement, in the "
-            "callable or in the module that uses it."
-        )
-    if what is not Kind.INSTALLED:
-        return None
-    from batchexec._source.packages.distributions import owners
-
-    file = locate(name)
-    owner = owners([file])[file] if file else None
-    package = owner.title if owner is not None else name.partition(".")[0]
-    return (
-        f'{name} is installed here, by {package}. Nodes get what is listed: requirements=["auto", "{package}"], where '
-        '"auto" is all that the callable is seen to import. An image that has it (image=) will do, too.'
-    )
 
 
 def missing_in_main(text: str) -> str | None:

@@ -143,14 +143,13 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
             f"between them. Use an image or an interpreter with {failure['client']} (image=, python=)."
         )
     if code == "initializer":
-        error: BatchExecError = InitializerError(
-            f"the initializer raised {failure['type']}: {text}; the executor can run nothing more"
-        )
+        told = f"the initializer raised {failure['type']}: {text}; the executor can run nothing more"
+        error: BatchExecError = InitializerError(_hinted(told, failure, original))
     elif code == "missing_module":
         name = failure["module"]
-        from . import hints
+        from . import lacking
 
-        advice = hints.missing_module(name) or (
+        advice = lacking.advice(name) or (
             "Name the package that has it (requirements=), use an image that has it (image=), or, if it is your own, "
             "import it from a file here so that it can be shipped."
         )
@@ -167,9 +166,12 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
 
             hint = hints.missing_in_main(text)
             told = f"the worker could not load {failure['what']}: {failure['type']}: {text}"
-            error = PayloadError(f"{told}. {hint}" if hint else told)
+            error = PayloadError(f"{told}. {hint}" if hint else _hinted(told, failure, original))
     elif code == "requirements":
-        error = RequirementsError(_unmet(failure.get("kind", ""), text, where["node_id"]), kind=failure.get("kind", ""))
+        from . import unmet
+
+        said = unmet.told(failure["kind"], failure["reason"], text, where["node_id"])
+        error = RequirementsError(said, kind=failure["kind"])
     elif code == "tampered":
         error = TamperedError(f"the worker refused to run it: {text} (it was changed in storage)", **where)
     elif code == "files":
@@ -190,22 +192,14 @@ def chunk_failure(failure: dict[str, Any], frames: list[memoryview], where: dict
     return error
 
 
-_ADVICE = {
-    "resolution": "Correct requirements=, or name an index that has them (pip_options=).",
-    "network": "Nodes reach indexes as pip_options=, proxy= and ca_bundle= tell them; a pool in a closed network needs "
-    "one of these, or an image that has the packages (requirements=None).",
-    "disk": "Use a larger disk or VM size, or an image that has the packages (requirements=None).",
-    "build": "A package without a wheel for Linux needs a compiler: choose a version that has a wheel, or use an image "
-    "that has a compiler, or the package.",
-    "timeout": "A task's timeout= counts the installation, too: give it more, or use an image that has the packages.",
-}
+def _hinted(told: str, failure: dict[str, Any], original: BaseException | None) -> str:
+    """With what to do about a module that could not be imported."""
+    if not isinstance(original, ImportError) and "No module named" not in failure["traceback"]:
+        return told
+    from . import lacking
 
-
-def _unmet(kind: str, text: str, node: str | None) -> str:
-    """What is said of packages that could not be installed."""
-    place = f" on node {node}" if node else ""
-    advice = f"\n{_ADVICE[kind]}" if kind in _ADVICE else ""
-    return f"the packages could not be installed{place}, so nothing was run:\n{text}{advice}"
+    hint = lacking.advice_on(failure["text"], failure["traceback"], isinstance(original, ImportError))
+    return f"{told}. {hint}" if hint else told
 
 
 def _cause(failure: dict[str, Any], frames: list[memoryview]) -> BaseException | None:
@@ -274,10 +268,10 @@ def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | Non
         from . import hints
 
         hint = hints.missing_file(error)
-    elif isinstance(error, ModuleNotFoundError) and error.name:
-        from . import hints
+    elif isinstance(error, ImportError) or "No module named" in text:
+        from . import lacking
 
-        hint = hints.missing_module(error.name)
+        hint = lacking.advice_on(fields["text"], fields["traceback"], isinstance(error, ImportError))
     error.__cause__ = RemoteTraceback(f"{text}\n{hint}" if hint else text)
     if sys.version_info >= (3, 11):
         error.add_note(f"in {item}")

@@ -124,6 +124,8 @@ class Packer:
             entry |= {"call": chunk.call.name, "map": chunk.is_map, "offset": chunk.offset, "first": chunk.first_item}
             if chunk.failed:
                 entry["failed"] = sorted(chunk.failed)
+            if chunk.call.finish is not None:
+                entry["command"] = True  # its items tell what they were asked for
             entries.append({**entry, "at": start})
             start += len(packed.data)
         about = envelope.context("index", self._job, pack)

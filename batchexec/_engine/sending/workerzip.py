@@ -23,7 +23,7 @@ _NOT = ("testing.py",)
 # Of these the source is there too: a worker of another minor has to get so far as to say so.
 _BEFORE_USER_CODE = (
     *("__init__", "cache", "chunk", "context", "crash", "forked", "items", "kept", "locks", "logs", "main"),
-    *("refusals", "running", "store", "surroundings", "task"),
+    *("refusals", "running", "shared_trees", "store", "surroundings", "task"),
 )
 _READABLE = re.compile(
     rf"batchexec/(__init__|_version|_wire/.*|_worker/({'|'.join(_BEFORE_USER_CODE)}))\.py|cloudpickle/.*"

@@ -13,7 +13,7 @@ from batchexec._source.packages import wheels
 from batchexec._source.packages.distributions import Installed, find, owners, projects
 from batchexec._source.packages.plans import Plan, applies
 from batchexec._source.packages.requirements_files import Wanted
-from batchexec._source.reach import local_closure
+from batchexec._source.reach import is_only_tried, local_closure
 from batchexec.errors import RequirementsError
 
 _NEVER = frozenset({"batchexec", "cloudpickle"})  # which the worker brings itself
@@ -55,16 +55,27 @@ class Automatic:
         for name in elsewhere:
             one, reason = needed.pop(name)
             if name not in self._not_here:
-                raise RequirementsError(
+                error = RequirementsError(
                     f"{one.title} {one.version} ({reason}) is for {one.only_on}, nodes are Linux: do without it there, "
                     f"or list what is needed in place of 'auto' (requirements=[...])"
                 )
+                self._leave_out(reason, local, error)
         for one, reason in needed.values():
-            self._require(one, reason)
+            try:
+                self._require(one, reason)
+            except RequirementsError as error:
+                self._leave_out(reason, local, error)
         for name, one in closure.items():
             if name not in needed and name not in self._explicit and not (one.only_on and not self._here):
                 self._constrain(one)
         self._made.hints = (*self._made.hints, *self._hints)
+
+    def _leave_out(self, reason: str, local: list[str], error: RequirementsError) -> None:
+        """Warn of a package that nodes cannot have and the user's modules can do without; else raise the error."""
+        module = reason.removeprefix("module ")
+        if module == reason or not is_only_tried(local, module):
+            raise error
+        self._warn(f"nodes do without {module}, which your modules only try to import: {error}")
 
     def _of_projects(self, local: list[str]) -> list[tuple[Installed, str]]:
         """What the user's own projects require that are installed in editable form, where their modules are used."""
@@ -108,11 +119,11 @@ class Automatic:
         return found
 
     def _require(self, one: Installed, reason: str) -> None:
-        self._made.reasons[one.name] = reason
         if not self._shipped(one):
             extras = ",".join(sorted(self._extras.get(one.name, ())))
             version = "" if one.name in self._constrained else f"=={self._version(one)}"
             self._made.requirements.append(f"{one.name}{f'[{extras}]' if extras else ''}{version}")
+        self._made.reasons[one.name] = reason
         self._checked(one)
 
     def _constrain(self, one: Installed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import os
 import re
@@ -15,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from batchexec._logins import has_login, masked
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ _INDEX_OPTIONS = ("-i", "--index-url", "--pypi-url", "--extra-index-url", "-f", 
 _OTHER_OPTIONS = ("--no-binary", "--only-binary", "--trusted-host")  # with a value
 _FLAGS = ("--no-index", "--prefer-binary", "--pre", "--require-hashes")
 _IGNORED = ("--use-feature", "--no-build-isolation")  # of pip alone, and of no use on a node
-_LOGIN = re.compile(r"//[^/\s]*@")
 _LONG = {"-i": "--index-url", "--pypi-url": "--index-url", "-f": "--find-links"}
 
 
@@ -74,7 +75,7 @@ def read(entries: tuple[str, ...], *, local: bool) -> Wanted:
 
 def is_file(entry: str) -> bool:
     """Whether an entry of the setting names a requirements file or a pyproject.toml."""
-    return entry.endswith(".txt") or bool(_pyproject(entry))
+    return not entry.startswith("-") and (entry.endswith(".txt") or bool(_pyproject(entry)))
 
 
 def line_of(text: str) -> Requirement:
@@ -223,15 +224,17 @@ def _reachable(value: str, beside: str, local: bool, where: str) -> str:
 
 
 def _checked(line: str, where: str) -> Requirement:
-    if re.search(r"https?://[^/\s]*@|://[^/\s@]*:[^/\s]*@", line):
+    if has_login(line):
         raise RequirementsError(
-            f"{where}: {_LOGIN.sub('//****@', line)!r} holds a login, which would lie in storage with the job: install "
+            f"{where}: {masked(line)!r} holds a login, which would lie in storage with the job: install "
             "it here, and 'auto' will send it as a wheel, or have it on an index whose login is in pip_options="
         )
     try:
         return line_of(line)
     except ValueError as error:
-        raise RequirementsError(f"{where}: {line!r} is not a requirement: {error}") from error
+        by_conda = re.fullmatch(r"[\w.-]+=[\w.!+]+(=\w+)?", line)
+        hint = " (it is one of conda's; pip list --format=freeze writes requirements)" if by_conda else ""
+        raise RequirementsError(f"{where}: {line!r} is not a requirement{hint}: {error}") from error
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -253,8 +256,11 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            data = file.read()
+        # As PowerShell writes what `pip freeze` says, and pip reads it.
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except OSError as error:
         raise RequirementsError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
+from batchexec._logins import masked
 from batchexec._source.packages.distributions import Installed, find
 from batchexec.errors import RequirementsError
 
@@ -122,7 +123,7 @@ def _given(path: str) -> Wheel:
 
 def _came_from(one: Installed) -> str:
     origin = one.origin
-    url = re.sub(r"//[^/@]*@", "//", str(origin.get("url", "")))
+    url = masked(str(origin.get("url", "")))
     if "vcs_info" in origin:
         return f"was installed from {origin['vcs_info'].get('vcs', 'a repository')} ({url})"
     return f"was installed from {one.directory or url}" if origin else "is on no index"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import hashlib
 import os
 import stat
@@ -11,10 +11,10 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from batchexec._wire import files
 from batchexec._worker import locks
+from batchexec._worker.disk import room, units
 from batchexec._worker.refusals import Refusal
+from batchexec._worker.shared_trees import LOCKS, PART
 from batchexec._worker.store import Store, StoreError
-
-from . import room
 
 # The time of change that a checked file gets: when it has another one, a task has written to it.
 CHECKED = 1_000_000_000
@@ -58,12 +58,22 @@ def intact(one: Content, state: os.stat_result) -> bool:
     )
 
 
+def mark_used(descriptor: int, one: Content) -> None:
+    """Note that the open file of the content is used now.
+
+    That is its time of status change: links set it anyhow, the time of the last reading is not kept on every disk, and
+    that of the last writing tells whether the file is whole.
+    """
+    with contextlib.suppress(PermissionError):  # of another user's, in a container
+        os.fchmod(descriptor, one.mode)
+
+
 class Contents:
     """The cache's directory of contents."""
 
     def __init__(self, cache: str, store: Store) -> None:
         self._cache = cache
-        self._directory = os.path.join(cache, room.FILES)
+        self._directory = os.path.join(cache, units.FILES)
         self._store = store
         os.makedirs(self._directory, exist_ok=True)
 
@@ -79,10 +89,10 @@ class Contents:
         for number, contents in missing.items():
             source = sources[number]
             lock = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()
-            with locks.take(os.path.join(self._cache, room.LOCKS, lock)):
+            with locks.take(os.path.join(self._cache, LOCKS, lock)):
                 still = [one for one in contents.values() if not self._there(one)]  # a sibling may have been faster
                 if still:
-                    self._read(source, still)
+                    room.trying(self._cache, functools.partial(self._read, source, still))
 
     def _there(self, one: Content) -> bool:
         try:
@@ -92,16 +102,9 @@ class Contents:
 
     def _read(self, source: files.Source, contents: List[Content]) -> None:
         try:
-            room.make(self._cache, sum(one.size for one in contents))
+            room.make(self._cache, [one.size for one in contents])
             for run in _runs(contents):
                 self._read_run(source, run)
-        except room.NoRoom as error:
-            raise unavailable(f"the node's disk is full: {error}") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            room.empty(self._cache)  # for those who come next
-            raise unavailable(f"the node's disk is full: {error}") from error
         except StoreError as error:
             if error.status == 416:  # it is shorter than it was
                 raise Refusal("tampered", f"{source.name} does not have the content that its client sent") from error
@@ -117,14 +120,15 @@ class Contents:
         with contextlib.closing(pieces):  # type: ignore[type-var]
             rest = memoryview(b"")
             for one in run:
-                part = f"{self.path(one)}.{os.getpid()}{room.PART}"
-                try:
-                    rest = _write(part, one, rest, pieces)
-                    os.rename(part, self.path(one))
-                except BaseException:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(part)
-                    raise
+                path = self.path(one) + PART
+                with locks.take_part(path) as part:
+                    try:
+                        os.fchmod(part.descriptor, 0o600)  # a task that was killed may have done with it
+                        rest = _write(path, one, rest, pieces)
+                        os.rename(path, self.path(one))
+                    except BaseException:
+                        part.remove()
+                        raise
 
 
 def _write(path: str, one: Content, rest: memoryview, pieces: Iterator[bytes]) -> memoryview:

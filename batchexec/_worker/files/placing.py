@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from batchexec._wire import files
 from batchexec._wire.envelope import BadEnvelope
-from batchexec._worker import locks
+from batchexec._worker.disk import room
 from batchexec._worker.refusals import Refusal
+from batchexec._worker.shared_trees import SharedTrees
 from batchexec._worker.store import Store
 
-from . import room
-from .contents import CHECKED, Content, Contents, content, intact, unavailable
+from .contents import CHECKED, Content, Contents, content, intact, mark_used, unavailable
 
 _TRIES = 5  # of a content that goes again before it is placed: others need the room, or write to it
 _CANNOT_LINK = frozenset((errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS))
@@ -27,35 +25,40 @@ _Wanted = Tuple[bytes, files.File, Content]
 class NodeFiles:
     """The sets that a chunk names. `sets` are their listings, or the hashes of these, which `read` reads."""
 
-    def __init__(self, cache: str, store: Store, sets: Dict[str, Any], read: Callable[[str], Any]) -> None:
-        self._cache = cache
+    def __init__(self, trees: SharedTrees, store: Store, sets: Dict[str, Any], read: Callable[[str], Any]) -> None:
+        self._trees = trees
         self._sets = sets
         self._read = read
         self._listings: Dict[str, files.Listing] = {}
-        self._contents = Contents(cache, store)
-        self._held: Dict[str, locks.Lock] = {}  # locks of kept sets
+        self._contents = Contents(trees.cache, store)
 
     def place(self, set_id: str, directory: str) -> None:
         """Put the set's files below `directory`: small ones as copies, large ones as read-only links. What is there
         under the same name is replaced. Raises Refusal and StoreError."""
-        self._place(self._listing(set_id), os.fsencode(directory), frozen=False)
+        listing = self._listing(set_id)
+        self._trying(directory, lambda: self._place(listing, os.fsencode(directory), frozen=False))
 
     def kept(self, set_id: str) -> str:
-        """A directory on this node that holds the set for all its tasks, to be read only. It stays for as long as this
-        process lives. Raises as `place`."""
-        if set_id not in self._held:
-            lock = locks.take(room.use_lock(self._cache, set_id), shared=True)
-            lock.touch()
-            self._held[set_id] = lock
-        target = os.path.join(self._cache, room.KEPT, set_id)
-        listing = self._listing(set_id)
+        """A directory on this node that holds the set for all its tasks, to be read only. It stays while the task runs.
+        Raises as `place`."""
+        listing, target = self._listing(set_id), self._trees.path(set_id)
+        self._trying(target, lambda: self._keep(set_id, listing, target))
+        return target
+
+    def _keep(self, set_id: str, listing: files.Listing, target: str) -> None:
+        self._trees.hold(set_id)
         if not self._whole(listing, os.fsencode(target)):
-            with locks.take(os.path.join(self._cache, room.LOCKS, f"make-{set_id}")):
+            with self._trees.making(set_id):
                 if not os.path.isdir(target):
-                    self._make(listing, target)
+                    self._trees.make(set_id, lambda new: self._place(listing, os.fsencode(new), frozen=True))
                 elif not self._whole(listing, os.fsencode(target)):
                     self._place(listing, os.fsencode(target), frozen=True)  # each by a rename: others may be reading
-        return target
+
+    def _trying(self, directory: str, work: Callable[[], None]) -> None:
+        try:
+            room.trying(self._trees.cache, work)
+        except OSError as error:
+            raise unavailable(f"files cannot be placed in {directory!r}: {error}") from error
 
     def _listing(self, set_id: str) -> files.Listing:
         if set_id not in self._listings:
@@ -70,28 +73,14 @@ class NodeFiles:
         left = _wanted(listing, top)
         folders = {_below(top, path) for path in listing.directories}
         folders.update(os.path.dirname(target) for target, _, _ in left)
-        try:
-            for folder in sorted(folders):
-                os.makedirs(folder, exist_ok=True)
-            for _ in range(_TRIES):
-                self._contents.fetch(listing.sources, (one for _, file, one in left if file.size))
-                left = [wanted for wanted in left if not self._put(wanted, frozen)]
-                if not left:
-                    return
-        except OSError as error:
-            raise unavailable(f"files cannot be placed in {os.fsdecode(top)!r}: {error}") from error
+        for folder in sorted(folders):
+            os.makedirs(folder, exist_ok=True)
+        for _ in range(_TRIES):
+            self._contents.fetch(listing.sources, (one for _, file, one in left if file.size))
+            left = [wanted for wanted in left if not self._put(wanted, frozen)]
+            if not left:
+                return
         raise unavailable(f"{left[0][1].path!r} is not kept on the node for long enough: the disk is too small for it")
-
-    def _make(self, listing: files.Listing, target: str) -> None:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        scratch = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".")
-        try:
-            os.chmod(scratch, 0o755)
-            self._place(listing, os.fsencode(scratch), frozen=True)
-            os.rename(scratch, target)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
 
     def _whole(self, listing: files.Listing, top: bytes) -> bool:
         """Whether the kept set is there, and as we left it."""
@@ -117,7 +106,7 @@ class NodeFiles:
                 with open(source, "rb", buffering=0) as content:
                     if not intact(one, os.fstat(content.fileno())):
                         return False
-                    room.mark_used(content.fileno(), one.mode)
+                    mark_used(content.fileno(), one)
                     _write(scratch, iter(lambda: content.read(files.SMALL_BYTES), b""), file.executable, frozen)
                     if not intact(one, os.fstat(content.fileno())):
                         return False

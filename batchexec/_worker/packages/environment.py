@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping
 from batchexec._worker.refusals import Refusal, StartPlainly
 
 from .install_failures import InstallError
-from .installer import Made, Say, Work, has_all, image_paths, install
+from .installer import Made, has_all, image_paths, install
 from .pip_settings import PipSettings
+from .runs import Say, Work
 
 if TYPE_CHECKING:
     from batchexec._worker.task import Task
@@ -57,17 +59,37 @@ def _found(task: Task, digest: str) -> Made:
         spec: dict[str, Any] = json.loads(bytes(task.cache.data(digest)))
         return spec
 
+    def prepared() -> Made:
+        return _prepared(digest, read, task.cache.data, task.pip, _root(task), task.job, _say)
+
     began = time.monotonic()
     try:
-        return _prepared(digest, read, task.cache.data, task.pip, _root(task), task.job, _say)
+        try:
+            return prepared()
+        except InstallError as error:
+            if error.kind != "disk" or not _has_made_room(task):
+                raise
+            _say("the disk was full; what jobs keep there and do not use is gone, once more")
+            return prepared()
     except BadEnvelope as error:
         raise Refusal("tampered", str(error)) from error
     except InstallError as error:
         seconds = round(time.monotonic() - began, 1)
         _say(f"the packages could not be installed ({error.kind})")
         raise Refusal(
-            "requirements", str(error), kind=error.kind, installer=error.installer, seconds=seconds
+            "requirements",
+            str(error),
+            kind=error.kind,
+            reason=error.reason,
+            installer=error.installer,
+            seconds=seconds,
         ) from error
+
+
+def _has_made_room(task: Task) -> bool:
+    from batchexec._worker.disk import room
+
+    return room.empty(task.cache.directory) > 0
 
 
 def is_enough(task: Task, digest: str) -> bool:
@@ -122,12 +144,15 @@ def _work(spec: Mapping[str, Any], blob: Blob, pip: Mapping[str, Any], scratch: 
     folder = os.path.join(scratch, "wheels")
     os.mkdir(folder)
     wheels = {name: _written(folder, name, blob(digest)) for name, digest in spec["wheels"].items()}
-    installer = [_written(scratch, "pip.whl", blob(digest)) for digest in (spec["installer"] or {}).values()]
+    sent = next(iter((spec["installer"] or {}).values()), None)
+    installer = functools.partial(_fetched_pip, scratch, blob, sent) if sent else None
     ca = bytes(blob(pip["ca"])).decode("utf-8", "replace") if pip.get("ca") else None
     settings = PipSettings(pip, ca)
-    return Work(
-        spec["requirements"], spec["constraints"], wheels, next(iter(installer), None), settings, cache, scratch
-    )
+    return Work(spec["requirements"], spec["constraints"], wheels, installer, settings, cache, scratch)
+
+
+def _fetched_pip(scratch: str, blob: Blob, digest: str) -> str:
+    return _written(scratch, "pip.whl", blob(digest))
 
 
 def _written(folder: str, name: str, data: Any) -> str:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import collections
 import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import zipfile
-from typing import Callable, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
-from .install_failures import InstallError, kind_of, last_words
-from .pip_settings import PipSettings
+from .install_failures import InstallError
+from .runs import Runs, Say, Work
 
-TIME_LIMIT = 3600.0  # seconds that one run of an installer may take
-_KEPT_OUTPUT = 1 << 18  # characters of it that are looked at after a failure
 _IMAGE_PATHS = "_batchexec_image.pth"
-
-Say = Callable[[str], None]
 
 
 class Made(NamedTuple):
@@ -37,18 +30,6 @@ class Made(NamedTuple):
 
 
 NOT_NEEDED = Made(None, None, sys.executable, None)
-
-
-class Work(NamedTuple):
-    """What one environment is made of."""
-
-    requirements: list[str]
-    constraints: list[str]
-    wheels: dict[str, str]  # by file name: path
-    pip: str | None  # a wheel of pip, for where there is none
-    settings: PipSettings
-    cache: str  # what was downloaded is kept there
-    scratch: str  # an empty directory, for this alone
 
 
 def made_in(directory: str) -> Made:
@@ -77,9 +58,8 @@ def install(work: Work, directory: str, say: Say) -> None:
     """Make the environment in `directory`, which is empty. Raises InstallError, and OSError where the disk is full."""
     made = _create(directory)
     env = work.settings.environment(work.scratch, work.cache)
-    run = _Runs(env, work, say)
-    wheels = [_direct(path, any("--hash" in line for line in work.requirements)) for path in work.wheels.values()]
-    lines = [*work.requirements, *wheels]
+    run = Runs(env, work, say)
+    lines = _lines(work)
     beside = os.path.dirname(sys.executable)  # of a virtual environment that need not be on PATH
     uv = shutil.which("uv", path=os.pathsep.join([beside, env.get("PATH", os.defpath)]))
     if uv is not None and work.settings.uv_will_do():
@@ -94,13 +74,23 @@ def _create(directory: str) -> Made:
         import venv
     except ImportError as error:
         raise InstallError("other", f"the interpreter lacks the standard library's venv: {error}") from error
-    venv.EnvBuilder(system_site_packages=True, symlinks=os.name != "nt", with_pip=False).create(directory)
+    sees_base = _sees_base()
+    venv.EnvBuilder(system_site_packages=sees_base, symlinks=os.name != "nt", with_pip=False).create(directory)
     made = made_in(directory)
     assert made.site is not None
-    # Where the running interpreter is itself one of a virtual environment, the new one is beside it, not above it.
+    # The new one is then beside that virtual environment, not above it.
     with open(os.path.join(made.site, _IMAGE_PATHS), "w", encoding="utf-8") as file:
         file.writelines(f"{path}\n" for path in image_paths())
     return made
+
+
+def _sees_base() -> bool:
+    """Whether the running interpreter sees the packages of the one that virtual environments are made from. What it
+    does not see, as one of a virtual environment, must not count as installed."""
+    if sys.prefix == sys.base_prefix:
+        return True
+    own, base = os.path.join(sys.prefix, ""), os.path.join(sys.base_prefix, "")
+    return any(path.startswith(base) and not path.startswith(own) for path in image_paths())
 
 
 def image_paths() -> list[str]:
@@ -109,83 +99,22 @@ def image_paths() -> list[str]:
     return [path for path in sys.path if os.path.basename(path) in ends and os.path.isdir(path)]
 
 
-class _Runs:
-    """Runs of installers for one environment."""
-
-    def __init__(self, env: dict[str, str], work: Work, say: Say) -> None:
-        self.env = env
-        self.work = work
-        self.say = say
-        self.constraints = ["-c", self.file("constraints.txt", work.constraints)] if work.constraints else []
-
-    def file(self, name: str, lines: list[str]) -> str:
-        path = os.path.join(self.work.scratch, name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        return path
-
-    def __call__(self, installer: str, command: list[str]) -> None:
-        """Run it to its end. Raises InstallError when it fails."""
-        masked = self.work.settings.masked
-        said: collections.deque[str] = collections.deque()
-        length = 0
-        with subprocess.Popen(
-            command,
-            cwd=self.work.scratch,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        ) as process:
-            late = threading.Event()
-
-            def end() -> None:
-                late.set()
-                process.kill()
-
-            timer = threading.Timer(TIME_LIMIT, end)
-            timer.daemon = True
-            timer.start()
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    line = masked(line)
-                    said.append(line)
-                    length += len(line)
-                    while length > _KEPT_OUTPUT and len(said) > 1:
-                        length -= len(said.popleft())
-                    if line.strip():
-                        self.say(line.strip())
-                status = process.wait()
-            except BaseException:
-                process.kill()
-                raise
-            finally:
-                timer.cancel()
-        if status == 0:
-            return
-        text = "".join(said)
-        if late.is_set():
-            text += f"\n{installer} had not finished after {TIME_LIMIT / 60:.0f} minutes"
-            raise InstallError("timeout", last_words(text), installer)
-        if status < 0:
-            text += f"\n{installer} was ended by signal {-status}"
-        raise InstallError(kind_of(text), last_words(text) or f"{installer} ended with {status}", installer)
-
-
-def _by_pip(run: _Runs, python: str, lines: list[str]) -> None:
+def _by_pip(run: Runs, python: str, lines: list[str]) -> None:
     if importlib.util.find_spec("pip") is not None:
         pip = [python, "-I", "-m", "pip"]
     elif run.work.pip is not None:
-        pip = [python, "-I", os.path.join(_unpacked(run.work.pip, run.work.cache), "pip")]
+        pip = [python, "-I", os.path.join(_unpacked(run.work.pip(), run.work.cache), "pip")]
     else:
         raise InstallError("other", "there is neither uv nor pip to install packages with, and none was sent")
-    command = [*pip, "install", "--no-warn-script-location", "--progress-bar", "off"]
-    command += ["-r", run.file("requirements.txt", lines), *run.constraints]
-    run("pip", [*command, *run.work.settings.arguments()])
+    command = [*pip, "install", "--no-warn-script-location", "--progress-bar", "off", *run.work.settings.arguments()]
+    try:
+        run("pip", [*command, "-r", run.file("requirements.txt", lines), *run.constraints])
+    except InstallError as error:
+        if error.kind == "resolution":
+            from . import asked_again
+
+            raise asked_again.by_pip(run, command, error) from error
+        raise
 
 
 def _unpacked(wheel: str, cache: str) -> str:
@@ -206,11 +135,22 @@ def _unpacked(wheel: str, cache: str) -> str:
     return target
 
 
-def _by_uv(run: _Runs, uv: str, python: str, lines: list[str]) -> None:
+def _by_uv(run: Runs, uv: str, python: str, lines: list[str]) -> None:
+    own = ["--python", python, *run.work.settings.arguments()]
+    requirements = run.file("requirements.txt", lines)
+    try:
+        _resolve_and_install(run, uv, requirements, lines, [*own, "--index-strategy", "unsafe-best-match"])
+    except InstallError as error:
+        if error.kind == "resolution":
+            from . import asked_again
+
+            raise asked_again.by_uv(run, [uv, "pip", "compile", requirements, *run.constraints, *own], error) from error
+        raise
+
+
+def _resolve_and_install(run: Runs, uv: str, requirements: str, lines: list[str], options: list[str]) -> None:
     """uv does not look at what the environment sees of the image: what has to be installed is resolved first, with
     preference for the versions there, and those that are there are left out."""
-    options = ["--python", python, "--index-strategy", "unsafe-best-match", *run.work.settings.arguments()]
-    requirements = run.file("requirements.txt", lines)
     there = _installed_here()
     install = [uv, "pip", "install", "--compile-bytecode", *options]
     if not there or any("--hash" in line for line in lines):
@@ -245,11 +185,26 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _direct(path: str, hashed: bool) -> str:
+def _lines(work: Work) -> list[str]:
+    """All that is to be installed. Extras of a wheel stand with it: by its name, installers take what the image has."""
+    wheels = {normalised(os.path.basename(path).partition("-")[0]): path for path in work.wheels.values()}
+    extras: dict[str, str] = {}
+    lines = []
+    for line in work.requirements:
+        found = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[^\]]*\])", line)
+        if found is not None and normalised(found[1]) in wheels:
+            extras[normalised(found[1])] = found[2]
+        else:
+            lines.append(line)
+    hashed = any("--hash" in line for line in lines)
+    return lines + [_direct(path, extras.get(name, ""), hashed) for name, path in wheels.items()]
+
+
+def _direct(path: str, extras: str, hashed: bool) -> str:
     """The requirement that is this very wheel."""
     from pathlib import Path
 
-    line = f"{os.path.basename(path).partition('-')[0]} @ {Path(path).as_uri()}"
+    line = f"{os.path.basename(path).partition('-')[0]}{extras} @ {Path(path).as_uri()}"
     return f"{line} --hash=sha256:{_sha256(path)}" if hashed else line
 
 
@@ -258,11 +213,3 @@ def _sha256(path: str) -> str:
 
     with open(path, "rb") as file:
         return sha256(file.read())
-
-
-def _die_with_parent() -> None:
-    """In the installer: be killed when the worker is, however it ends."""
-    import ctypes
-    import signal
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

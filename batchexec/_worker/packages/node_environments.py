@@ -22,7 +22,8 @@ from typing import Any, Callable
 from batchexec._worker import locks
 
 from .install_failures import InstallError
-from .installer import NOT_NEEDED, Made, Say, made_in
+from .installer import NOT_NEEDED, Made, made_in
+from .runs import Say
 
 KEPT = 8  # environments that stay though nobody uses them
 CACHE_LIMIT = 2 << 30  # bytes
@@ -123,6 +124,10 @@ class NodeEnvironments:
         finally:
             _remove(scratch)
 
+    def make_room(self) -> None:
+        """Remove what no task uses."""
+        self._tidy(everything=True)
+
     def progress(self, key: str, line: str) -> None:
         """Tell those who wait for the environment."""
         try:
@@ -167,7 +172,7 @@ class NodeEnvironments:
             scratch = self._path(key, "failed.new")
             try:
                 with open(scratch, "w", encoding="utf-8") as file:
-                    json.dump({**fields, "installer": error.installer}, file)
+                    json.dump({**fields, "installer": error.installer, "reason": error.reason}, file)
                 os.rename(scratch, self._path(key, "failed"))
             except OSError as full:
                 self._say(f"the failure could not be noted: {full}")
@@ -180,7 +185,7 @@ class NodeEnvironments:
             return
         lasts = _REMEMBERED.get(known["kind"])
         if known["job"] == self._job and (lasts is None or abs(time.time() - known["at"]) < lasts):
-            raise InstallError(known["kind"], known["text"], known["installer"])
+            raise InstallError(known["kind"], known["text"], known["installer"], known["reason"])
 
     def _tidy(self, everything: bool) -> bool:
         """Remove what was left half made, and complete environments that nobody uses: the longest unused beyond so

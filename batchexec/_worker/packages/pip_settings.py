@@ -67,6 +67,11 @@ class PipSettings:
                 next(words, None)
         return True
 
+    def has_one_index(self) -> bool:
+        """Whether packages are looked for in one place only, as far as the options tell."""
+        found = self._indexes()
+        return sum(map(len, found.values())) + ("INDEX_URL" not in found) <= 1
+
     def arguments(self) -> list[str]:
         """The options, for a command line: no credentials in them."""
         if not self._by_environment:

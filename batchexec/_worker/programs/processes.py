@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple, Optional, Sequence
 
 from . import strays
+from .streams import Stream, followed
 
 _GRACE_SECONDS = 5.0  # between the signals that ask and that force
 
@@ -55,19 +56,20 @@ def run(
     program: str,
     directory: str,
     env: dict[str, str],
-    streams: tuple[str, str],
+    streams: tuple[Stream, Stream],
     timeout: Optional[float],
     guarded: bool,
 ) -> Ended:
-    """Run the program to its end and that of its group. `streams` are the files for its output; `guarded`: it ends
-    with this process, whatever ends that (one program at a time), and no process that it started outlives it. Raises
+    """Run the program to its end and that of its group. `streams` take its output; `guarded`: it ends with this
+    process, whatever ends that (one program at a time), and no process that it started outlives it. Raises
     CannotStart."""
     if guarded:
         _tell_guard("")  # it is there before the program is
         strays.adopt()
     before = strays.children() if guarded else frozenset()
     started = time.perf_counter()
-    with open(streams[0], "wb") as out, open(streams[1], "wb") as err:
+    output = followed(streams)
+    try:
         try:
             process = subprocess.Popen(
                 list(argv),
@@ -75,33 +77,37 @@ def run(
                 cwd=directory,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                stdout=output.writers[0],
+                stderr=output.writers[1],
                 start_new_session=True,
+                preexec_fn=_tell_guard_of_me if guarded else None,
             )
         except OSError as error:
+            if guarded:
+                _tell_guard("")
             raise _cannot_start(error, program, argv[0]) from error
-    timed_out = False
-    try:
-        if guarded:
-            _tell_guard(str(process.pid))
+        timed_out = False
         try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            _signal(process.pid, "SIGTERM")
+            output.start()
             try:
-                process.wait(_GRACE_SECONDS)
+                process.wait(timeout)
             except subprocess.TimeoutExpired:
-                pass
+                timed_out = True
+                _signal(process.pid, "SIGTERM")
+                try:
+                    process.wait(_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    pass
+        finally:
+            seconds = time.perf_counter() - started
+            # What it left running would write on while its files are read.
+            _signal(process.pid, "SIGKILL")
+            process.wait()
+            if guarded:
+                strays.end(before)
+                _tell_guard("")
     finally:
-        seconds = time.perf_counter() - started
-        # What it left running would write on while its files are read.
-        _signal(process.pid, "SIGKILL")
-        process.wait()
-        if guarded:
-            strays.end(before)
-            _tell_guard("")
+        output.close()
     return Ended(process.returncode, seconds, timed_out)
 
 
@@ -133,6 +139,14 @@ def _tell_guard(group: str) -> None:
             return
         except OSError:
             _guard = None
+
+
+def _tell_guard_of_me() -> None:
+    """In the process that becomes the program, already in its own group: told by the worker, the guard would not know
+    of a program whose worker dies as it starts."""
+    assert _guard is not None
+    assert _guard.stdin is not None
+    os.write(_guard.stdin.fileno(), b"%d\n" % os.getpid())
 
 
 def _cannot_start(error: OSError, program: str, word: str) -> CannotStart:

@@ -14,12 +14,12 @@ from batchexec._wire import names
 from batchexec._worker import patterns, trees
 
 from . import processes
+from .streams import Stream
 
 if TYPE_CHECKING:
     from batchexec._worker.context import Context
 
 APP = names.APP_PLACE
-TAIL_BYTES = 1024 * 1024  # of standard output and error, kept with the result
 _RUNS = "runs"  # in the task's working directory
 _PYTHONS = ("python", "python3")
 
@@ -33,6 +33,7 @@ class Surroundings(NamedTuple):
     python: str
     bin: Optional[str]  # directory with the programs of the packages
     guarded: bool
+    streams: Callable[[], tuple[Stream, Stream]]  # what takes standard output and error of a run
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         python=made.python if made is not None else sys.executable,
         bin=made.bin if made is not None else None,
         guarded=True,
+        streams=lambda: (Stream(1, current.streams.replay), Stream(2, current.streams.replay)),
     )
     directory = os.path.join(current.task.work_dir, _RUNS, str(attachments.number))
     trees.remove(directory)  # of an earlier try
@@ -57,7 +59,6 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     result = perform(spec, directory, kept, surroundings)
     for path, _ in result["outputs"]:
         attachments.add(path, os.path.join(kept, *path.split("/")))
-    _hand_on(result)
     return result
 
 
@@ -76,12 +77,12 @@ def perform(spec: dict[str, Any], directory: str, kept: str, surroundings: Surro
         for name in spec["make"]:
             os.makedirs(os.path.join(directory, name), exist_ok=True)
         app = _app(spec, surroundings)
+        shown = _words(spec, app)
         env = _environment(spec, directory, app, surroundings)
         argv, program = _command(spec, directory, app, env, surroundings)
-        shown = argv if spec["shell"] is not None else [spec["argv"][0].replace(APP, app or ""), *argv[1:]]
         before = _stamps(directory) if spec["outputs"] else {}
         staging = time.perf_counter() - started
-        streams = (f"{directory}.stdout", f"{directory}.stderr")
+        streams = surroundings.streams()
         ended = processes.run(argv, program, directory, env, streams, spec["timeout"], surroundings.guarded)
         result = _result(ended, streams, shown, staging)
         is_good = result["exit_code"] == 0
@@ -91,14 +92,11 @@ def perform(spec: dict[str, Any], directory: str, kept: str, surroundings: Surro
     except processes.CannotStart as error:
         return {
             **{"cannot_start": str(error), "exit_code": error.exit_code, "signal": 0, "timed_out": False},
-            **{"stdout": b"", "stderr": b"", "cut": False, "seconds": 0.0, "argv": spec.get("argv", []), "outputs": []},
+            **{"stdout": b"", "stderr": b"", "cut": False, "seconds": 0.0, "argv": shown, "outputs": []},
             **{"staging": round(time.perf_counter() - started, 6), "missing": [], "refused": []},
         }
     finally:
         trees.remove(directory)
-        for stream in ("stdout", "stderr"):
-            if os.path.exists(f"{directory}.{stream}"):
-                os.unlink(f"{directory}.{stream}")
 
 
 def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
@@ -110,25 +108,24 @@ def _app(spec: dict[str, Any], surroundings: Surroundings) -> Optional[str]:
 
 
 def _unpacked_once(current: Context, set_id: str, name: str) -> str:
-    """Once per node and job: in the job's own directory there, and with that it goes."""
+    """Once per node and job, for as long as there is room for it."""
     from batchexec._wire import archives
-    from batchexec._worker import locks
+    from batchexec._worker.disk import room
     from batchexec._worker.refusals import Refusal
 
-    target = os.path.join(current.task.cache.directory, f"app-{set_id}")
-    if not os.path.isdir(target):
-        with locks.take(f"{target}.lock"):
-            scratch = f"{target}.part"
-            shutil.rmtree(scratch, ignore_errors=True)  # of a sibling that was killed
-            if not os.path.isdir(target):
-                archive = os.path.join(current.files.kept(set_id), name)
-                try:
-                    archives.unpack(archive, scratch)
-                except (archives.BadArchive, OSError) as error:
-                    shutil.rmtree(scratch, ignore_errors=True)  # a full disk is left as it was
-                    raise Refusal("files", f"the app {name!r} cannot be unpacked on the node: {error}") from error
-                os.rename(scratch, target)
-    return archives.root_of(target)
+    shared = current.task.cache.trees
+
+    def fill(directory: str) -> None:
+        packed = os.path.join(directory, "packed")
+        current.files.place(set_id, packed)
+        archives.unpack(os.path.join(packed, name), os.path.join(directory, "app"), room.Claim(shared.cache).take)
+        trees.remove(packed)
+
+    try:
+        unpacked = room.trying(shared.cache, lambda: shared.have(f"app-{set_id}", fill))
+    except (archives.BadArchive, room.NoRoom, OSError) as error:
+        raise Refusal("files", f"the app {name!r} cannot be unpacked on the node: {error}") from error
+    return archives.root_of(os.path.join(unpacked, "app"))
 
 
 def _environment(
@@ -151,13 +148,20 @@ def _environment(
     return env
 
 
+def _words(spec: dict[str, Any], app: Optional[str]) -> list[str]:
+    """The command line as it was asked for."""
+    if spec["shell"] is not None:
+        return ["/bin/sh", "-c", spec["shell"].replace(APP, shlex.quote(app or ""))]
+    return [word.replace(APP, app or "") for word in spec["argv"]]
+
+
 def _command(
     spec: dict[str, Any], directory: str, app: Optional[str], env: dict[str, str], surroundings: Surroundings
 ) -> tuple[list[str], str]:
     """The words, and the program to run with them."""
+    argv = _words(spec, app)
     if spec["shell"] is not None:
-        return ["/bin/sh", "-c", spec["shell"].replace(APP, shlex.quote(app or ""))], "/bin/sh"
-    argv = [word.replace(APP, app or "") for word in spec["argv"]]
+        return argv, argv[0]
     own = [os.path.join(app, place, argv[0]) for place in ("", "bin")] if app is not None else []
     if argv[0] in _PYTHONS and not any(map(os.path.exists, own)):
         argv[0] = surroundings.python
@@ -167,17 +171,17 @@ def _command(
     return argv, program
 
 
-def _result(ended: processes.Ended, streams: tuple[str, str], argv: list[str], staging: float) -> dict[str, Any]:
-    (out, out_cut), (err, err_cut) = (_tail(path) for path in streams)
+def _result(ended: processes.Ended, streams: tuple[Stream, Stream], argv: list[str], staging: float) -> dict[str, Any]:
+    out, err = streams
     return {
         "cannot_start": "",
         # One that was told to end, and says that all is well: as timeout(1) has it.
         "exit_code": 128 - ended.status if ended.status < 0 else ended.status or 124 * ended.timed_out,
         "signal": max(0, -ended.status),
         "timed_out": ended.timed_out,
-        "stdout": out,
-        "stderr": err,
-        "cut": out_cut or err_cut,
+        "stdout": out.tail,
+        "stderr": err.tail,
+        "cut": out.cut or err.cut,
         "seconds": round(ended.seconds, 6),
         "staging": round(staging, 6),
         "argv": argv,
@@ -185,13 +189,6 @@ def _result(ended: processes.Ended, streams: tuple[str, str], argv: list[str], s
         "missing": [],  # patterns without wildcards that nothing matched
         "refused": [],  # texts on files that cannot be taken
     }
-
-
-def _tail(path: str) -> tuple[bytes, bool]:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        return file.read(), size > TAIL_BYTES
 
 
 def _stamps(directory: str) -> dict[str, tuple[int, int, int]]:
@@ -237,13 +234,3 @@ def _collect(
 
 def path_in(directory: str, path: str) -> str:
     return os.path.join(directory, *path.split("/"))
-
-
-def _hand_on(result: dict[str, Any]) -> None:
-    """What the program wrote last is what this task wrote."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        left = memoryview(result[name])
-        while left:
-            left = left[os.write(descriptor, left) :]

@@ -291,14 +291,23 @@ def main(arguments: list[str]) -> None:
     channel = socket.socket(fileno=int(arguments[0]))
     os.set_inheritable(channel.fileno(), False)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, stop)
     zipapp, module, *mode = arguments[1:] or ("", "")
     kind = Server
     if mode == ["inline"]:
         from ._forkserver_inline import InlineServer as kind
     server = kind(channel, zipapp, module)
     try:
-        server.serve()
-    except ConnectionError:
-        pass  # the node went away in the middle of a line
+        try:
+            server.serve()
+        except ConnectionError:
+            pass  # the node went away in the middle of a line
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
         server.end()
+
+
+def stop(*_: object) -> NoReturn:
+    """The node ends: an import under way, which hears no end-of-file, is given up."""
+    sys.exit(0)

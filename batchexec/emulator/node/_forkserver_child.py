@@ -30,6 +30,7 @@ def enter() -> None:
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def take_place(request: dict[str, Any], fresh: bool) -> None:

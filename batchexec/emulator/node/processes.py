@@ -16,8 +16,7 @@ from typing import Any
 from .directories import open_to_append
 
 _SERVER = str(Path(__file__).with_name("_forkserver_main.py"))
-_IMPORT_SECONDS = 2.0  # that the end of a server waits for what it imports
-_END_SECONDS = 20.0  # and for the processes that it ends; a busy machine takes seconds
+_END_SECONDS = 20.0  # that a server has for ending what it started; a busy machine takes seconds
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -168,11 +167,10 @@ class ProcessServer(asyncio.Protocol):
             self.alive = False  # it takes nothing more
             # Half-closing is its end-of-file; it hangs up when all it started is gone.
             self._transport.write_eof()
-        await asyncio.wait({self._gone}, timeout=_IMPORT_SECONDS)
-        if self.ready.done() and not self._gone.done():
-            # Killed now it would leave what it started: only it knows all of that, and can wait for its end.
-            await asyncio.wait({self._gone}, timeout=_END_SECONDS)
-        if not self._gone.done():  # in the middle of a long import: it does not listen
+            self._process.terminate()  # it may be in the middle of a long import, and not listen
+        # Killed it would leave what it started: only it knows all of that, and can wait for its end.
+        await asyncio.wait({self._gone}, timeout=_END_SECONDS)
+        if not self._gone.done():
             self.kill()
             await self._gone
         await self._reaped

@@ -18,7 +18,7 @@ from batchexec.emulator.identity.secret_files import write_secret
 
 from .database import Database
 
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0  # for processes that cannot be killed; a busy machine takes seconds over the others
 
 
 class DataDirectory:

@@ -275,7 +275,8 @@ class Nodes:
 
     def disconnect(self, node: Node) -> None:
         """The service loses contact: the state is unknown, what runs there goes on, and its end is not heard of."""
-        node.agent.contact = asyncio.get_running_loop().create_future()
+        if node.agent.contact is None:  # who waits for it must not be forgotten
+            node.agent.contact = asyncio.get_running_loop().create_future()
         node.move("unknown", self._clock.now())
 
     def give_up(self, node: Node) -> None:

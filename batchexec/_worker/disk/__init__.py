@@ -1,0 +1,1 @@
+"""The node's disk: what a job keeps on it is bounded."""
