@@ -22,14 +22,15 @@ class Command:
             for result in ex.map(hydro, Path("cases").glob("*.inp")):
                 print(result.exit_code, result.outputs)
 
-    command: one text, split into words as a shell would and run without one; or a list of words. `{name}` in it stands
-        for a parameter, an input, an output or, as `{app}`, the directory of the app. A value stays one word, whatever
-        is in it. `{{` and `}}` are braces.
+    command: one text, split into words as a shell would and run without one; a list of words; or the path of a program.
+        `{name}` in it stands for a parameter, an input, an output or, as `{app}`, the directory of the app. A value
+        stays one word, whatever is in it. `{{` and `}}` are braces.
     inputs: files, directories, globs and BlobPaths to have in the run's directory; with names, `{name: path}`, to use
         in the command. Those without placeholders are the same for all runs, and read once per node.
     outputs: a pattern of files to bring here, several, or `{name: pattern}`. `{name}` in the command is the file's
         name; where the pattern has wildcards, a directory in which they are looked for.
-    env: environment variables of the program, as values (placeholders allowed) or names to pass on from here.
+    env: environment variables of the program, as values (placeholders allowed) or names to pass on from here (a value
+        None does so too).
     app: a directory or an archive (zip, tar) that holds the program; its root and `bin` come first on PATH.
     when: collect outputs after "success" (exit code 0), "failure" or "always".
     check: raise CommandFailed for an exit code other than 0.
@@ -44,7 +45,7 @@ class Command:
 
     def __init__(
         self,
-        command: str | Sequence[str | os.PathLike[str]],
+        command: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         inputs: Any = None,
         outputs: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -57,25 +58,24 @@ class Command:
         memory: float | None = None,
         timeout: float | None = None,
     ) -> None:
-        from ._command.templates import Templates, checked_command, checked_env, checked_paths, checked_patterns
+        from ._command.checks import checked_amount, checked_command, checked_env, checked_paths, checked_patterns
+        from ._command.templates import Templates
 
         self.command = checked_command(command, shell)
         self.inputs = checked_paths(inputs)
         self.outputs = checked_patterns(outputs)
         self.env = checked_env(env)
-        self._passed_on = frozenset() if isinstance(env, Mapping) else frozenset(self.env)  # by their names alone
+        given = env if isinstance(env, Mapping) else dict.fromkeys(self.env)
+        self._passed_on = frozenset(name for name, value in given.items() if value is None)  # by their names alone
         self.app = None if app is None else Path(app)
         if when not in _WHEN:
             raise ValueError(f"when={when!r}: expected 'success', 'failure' or 'always'")
-        for name, value in (("cores", cores), ("memory", memory), ("timeout", timeout)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value!r}: expected more than 0")
         self.when = when
         self.check = check
         self.shell = shell
-        self.cores = cores
-        self.memory = memory
-        self.timeout = timeout
+        self.cores = checked_amount("cores", cores, whole=True)
+        self.memory = checked_amount("memory", memory)
+        self.timeout = checked_amount("timeout", timeout)
         self._templates = Templates(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:

@@ -186,9 +186,14 @@ class BatchConfig:
         check=checks.requirements,
     )
     pip_options: tuple[str, ...] = setting(
-        (), "Options of uv and pip on the nodes, such as indexes with their credentials", secret=True
+        (),
+        "Options of uv and pip on the nodes, such as indexes with their credentials",
+        secret=True,
+        check=checks.pip_options,
     )
-    proxy: str | None = setting(None, "URL of the proxy that nodes reach package indexes by", secret=True)
+    proxy: str | None = setting(
+        None, "URL of the proxy that nodes reach package indexes by", secret=True, check=checks.proxy
+    )
     ca_bundle: str | None = setting(
         None, "File of certificate authorities (PEM) that nodes trust beside their own", check=checks.certificates
     )

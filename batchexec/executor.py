@@ -132,6 +132,8 @@ class BatchExecutor(Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         end_time = None if timeout is None else time.monotonic() + timeout
+        if _is_command(fn):
+            iterables = self._commands().rows(iterables)
         items = zip(*iterables, strict=False) if iterables else iter(())
         if buffersize is None:
             ahead = None

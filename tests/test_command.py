@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import pickle
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,8 +15,9 @@ import sys
 import textwrap
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from helpers_service import until
@@ -92,6 +97,11 @@ def test_placeholders_take_formats_and_braces_are_doubled() -> None:
         ("a > b", "shell=True"),
         ("a && b", "shell=True"),
         ("a 2>&1", "shell=True"),
+        ("a; b", "shell=True"),
+        ("a $HOME", "shell=True"),
+        ("a ${{HOME}} $(b)", "shell=True"),
+        ("a `b`", "shell=True"),
+        ("RATE=1 ./a", "env={'RATE': '1'}"),
         ("{app}/prog", "give app="),
     ],
 )
@@ -101,7 +111,9 @@ def test_a_text_that_cannot_be_meant_is_refused_where_it_is_written(text: str, s
 
 
 def test_what_a_shell_would_do_may_be_quoted() -> None:
-    assert words(Command(f"{WORDS} '|' 'a > b'")) == ["|", "a > b"]
+    assert words(Command(f"{WORDS} '|' 'a > b' '$HOME' \"`b`\" \\$HOME 'a;' 5$ $")) == [
+        *("|", "a > b", "$HOME", "`b`", "$HOME", "a;", "5$", "$")
+    ]
     assert Command("printf x | tr x y", shell=True)().stdout == "y"
 
 
@@ -116,11 +128,34 @@ def test_what_a_shell_would_do_may_be_quoted() -> None:
         ({"inputs": {"x": "a"}, "outputs": {"x": "b"}}, "one thing only"),
         ({"env": {"A=B": "x"}}, "env"),
         ({"env": ["NOBODY_SET_THIS"]}, "not set here"),
+        ({"env": {"NOBODY_SET_THIS": None}}, "not set here"),
+        ({"timeout": math.inf}, "timeout"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_where_they_are_written(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Command("prog", **options)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "says"),
+    [
+        (None, {}, "one text or a list of words"),
+        (b"ls", {}, "one text or a list of words"),
+        (["ls", 3], {}, "give '3'"),
+        ("prog", {"inputs": 3}, "inputs=3"),
+        ("prog", {"inputs": [3]}, "inputs: expected paths"),
+        ("prog", {"outputs": 3}, "outputs=3"),
+        ("prog", {"outputs": {"out": 3}}, "outputs: expected patterns"),
+        ("prog", {"env": 3}, "env=3"),
+        ("prog", {"timeout": "5"}, "timeout='5': expected a number"),
+        ("prog", {"memory": True}, "memory=True"),
+        ("prog", {"cores": 1.5}, "cores=1.5: expected a whole number"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(command: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(says)):
+        Command(command, **options)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +165,7 @@ def test_options_that_cannot_be_meant_are_refused_where_they_are_written(options
         (({"a": 1},), {"c": 2}, r"nothing is given for \{b\} of the command: there is a, c, out"),
         (({"a": 1},), {"a": 2}, "a: given twice"),
         ((1, 2), {}, "one value without a name"),
+        ((1,), {}, r"there is input, out \(what is given without a name; with one: a=\.\.\.\)"),
         ((), {"a": 1, "b": 2, "out": 3}, "out: the command has"),
         (({1: 2},), {}, "names of parameters"),
     ],
@@ -140,6 +176,38 @@ def test_parameters_that_do_not_fit_are_refused_at_the_call(args: Any, kwargs: A
         command(*args, **kwargs)
     with pytest.raises(TypeError, match=says), BatchExecutor(where="inline") as ex:
         ex.submit(command, *args, **kwargs)
+
+
+class Frame:
+    """As much of a frame of pandas as a map asks for: it is gone over by its columns' names."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("n", "m"))
+
+    def itertuples(self) -> Iterator[Any]:
+        return itertools.starmap(NamedTuple("Row", [("n", int), ("m", str)]), [(1, "a"), (2, "b")])
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return [row._asdict() for row in self.itertuples()]
+
+
+def test_rows_of_tables_are_mappings_too() -> None:
+    command = Command(f"{WORDS} {{n}} {{m}}")
+    with BatchExecutor(where="inline") as ex:
+        for rows in (Frame(), Frame().itertuples(), [{"n": 1, "m": "a"}, {"n": 2, "m": "b"}]):
+            assert [result.parameters for result in ex.map(command, rows)] == [{"n": 1, "m": "a"}, {"n": 2, "m": "b"}]
+
+
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_what_is_no_row_of_a_map_is_refused(buffersize: int | None) -> None:
+    command = Command("prog {n}")
+    with BatchExecutor(where="inline") as ex:
+        for given, says in (("cases/*.txt", "give a list"), (Path("a"), "give a list"), ({"n": 1}, "got one mapping")):
+            with pytest.raises(TypeError, match=says):
+                ex.map(command, given, buffersize=buffersize)
+        with pytest.raises(TypeError, match=r"item 1: nothing is given for \{n\} of the command: there is m"):
+            list(ex.map(Command("true {n}"), [{"n": 1}, {"m": 1}], buffersize=buffersize))
 
 
 def test_a_value_that_no_word_can_hold_is_refused() -> None:
@@ -266,10 +334,43 @@ def test_modules_beside_a_script_are_sent(here: Path, command: Any) -> None:
     assert Command(command)().stdout == "['first.py', 'pack', 'say.py', 'second.py'] 7\n"
 
 
+def test_a_module_that_is_run_by_its_name_is_sent_with_what_it_imports(here: Path) -> None:
+    (here / "model/parts").mkdir(parents=True)
+    Path("model/run.py").write_text("import sys, common\nfrom .parts.one import twice\nprint(twice(common.X))")
+    Path("model/parts/one.py").write_text("def twice(n): return 2 * n")
+    Path("common.py").write_text("X = 21")
+    Path("single.py").write_text("import common; print(common.X)")
+    assert Command("python -u -m model.run")().stdout == "42\n"
+    assert Command("python -m single")().stdout == "21\n"
+    Path("in.json").write_text("[1]")
+    assert Command("python -m json.tool {input}")("in.json").stdout == "[\n    1\n]\n"
+    with pytest.raises(CommandFailed, match=r"'common\.py' is here and was not sent: inputs=\['common\.py'\]"):
+        Command("python -c 'import common'")()
+    with pytest.raises(CommandFailed, match=r"requirements=.* with 'nobody_has_it'"):
+        Command("python -m nobody_has_it.run")()
+
+
+def test_a_script_that_is_not_here_is_refused(here: Path) -> None:
+    with pytest.raises(FilesError, match=r"no script 'other/model\.py' here"):
+        Command("python -u other/model.py")()
+    (here / "pack").mkdir()
+    Path("pack/model.py").write_text("print('in the app')")
+    with pytest.raises(FilesError, match=r"The app has \{app\}/model\.py"):
+        Command("python model.py", app="pack")()
+    assert Command("python {app}/model.py", app="pack")().stdout == "in the app\n"
+    Path("late.sh").write_text("echo late")
+    assert Command("sh late.sh", inputs="{which}.sh")(which="late").stdout == "late\n"
+
+
+def test_a_pattern_that_no_shell_reads_is_explained(here: Path) -> None:
+    Path("a.dat").write_text("a")
+    with pytest.raises(CommandFailed, match=r"name them, inputs=\{'files': '\*\.dat'\}, and write \{files\}"):
+        Command("cat *.dat", inputs="*.dat")()
+    assert Command("cat {files}", inputs={"files": "*.dat"})().stdout == "a"
+
+
 @pytest.mark.parametrize("kind", ["directory", "zip", "tar.gz", "topped.tar"])
 def test_an_app_is_on_the_path_of_its_programs(here: Path, kind: str) -> None:
-    import shutil
-
     app = here / ("pack/tool-1.2" if kind == "topped.tar" else "pack")
     (app / "bin").mkdir(parents=True)
     (app / "share").mkdir()
@@ -380,12 +481,13 @@ def test_nothing_is_written_through_a_link_of_an_archive(here: Path) -> None:
         (b"#!/home/me/miniconda/bin/python\n", 0o755, "/home/me/miniconda/bin/python"),
         (b"#!\n", 0o755, "names no interpreter"),
         (b"print(1)\n", 0o755, "begins with '#!'"),
-        (b"#!/bin/sh\n", 0o644, r"chmod \+x"),
+        (b"#!/bin/sh -e\n", 0o644, r"chmod \+x it, .* as in 'sh "),
+        (b"#!/usr/bin/env perl\n", 0o644, r"chmod \+x it, .* as in 'perl "),
         (b"\x7fELF\x02\x01\x01" + b"\0" * 9 + b"\x02\0\xb7\0" + b"\0" * 44, 0o755, "for aarch64"),
         (b"\x7fELF\x02\x01", 0o755, "a broken ELF file"),
         (b"", 0o755, "neither a program"),
     ],
-    ids=["pe", "macho", "crlf", "interpreter", "none", "text", "mode", "arch", "broken", "empty"],
+    ids=["pe", "macho", "crlf", "interpreter", "none", "text", "mode", "mode-env", "arch", "broken", "empty"],
 )
 def test_a_program_that_cannot_run_is_named_before_anything_is_sent(content: bytes, mode: int, says: str) -> None:
     Path("prog").write_bytes(content)
@@ -396,6 +498,19 @@ def test_a_program_that_cannot_run_is_named_before_anything_is_sent(content: byt
     os.rename("prog", "app/bin/prog")
     with pytest.raises(FilesError, match=says):
         Command("prog", app="app")()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_libraries_that_lie_beside_a_program_are_named(here: Path) -> None:
+    (here / "lib").mkdir()
+    Path("lib/f.c").write_text("int f(void) { return 3; }")
+    Path("main.c").write_text("int f(void); int main() { return f(); }")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "lib/libf.so", "lib/f.c"], check=True)
+    subprocess.run(["cc", "-o", "prog", "main.c", "-Llib", "-lf", "-Wl,-rpath,$ORIGIN/lib"], check=True)
+    (said,) = programs.check("prog", programs.this_machine(), sent=["prog"])
+    assert "inputs=['lib/libf.so'] sends them along" in said
+    assert Command("./prog", inputs=["lib/libf.so"], check=False)().exit_code == 3
+    assert programs.check("prog", programs.this_machine(), sent=["prog", "libf.so"]) == []
 
 
 def test_interpreters_are_judged_by_where_nodes_have_them() -> None:
@@ -433,6 +548,7 @@ def test_the_environment_is_what_is_given_and_values_may_be_parameters(monkeypat
     assert first == "03-5-{braces}"
     assert home == cwd != os.getcwd()
     assert Command("printenv PASSED_ON", env=["PASSED_ON"])().stdout == "{braces}\n"
+    assert Command("printenv PASSED_ON", env={"PASSED_ON": None})().stdout == "{braces}\n"
     assert Command("cat")().stdout == ""  # its standard input is empty
 
 
@@ -465,6 +581,11 @@ def test_named_outputs_are_files_or_directories_made_for_them() -> None:
     assert str(log).endswith("logs/run_4.txt")
     assert str(data).endswith("data/x.dat")
     assert sorted(result.outputs) == sorted([log, data])
+
+
+def test_a_named_pattern_that_the_command_does_not_use_is_looked_for_where_the_program_runs() -> None:
+    result = Command("echo a > a.csv; echo b > b.txt", shell=True, outputs={"tables": "*.csv", "notes": "*.txt"})()
+    assert [[path.name for path in result.named[name]] for name in ("tables", "notes")] == [["a.csv"], ["b.txt"]]
 
 
 def test_a_value_in_a_pattern_means_itself() -> None:

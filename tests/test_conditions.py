@@ -210,12 +210,26 @@ def test_what_is_only_tried_and_not_to_be_had_is_left_out_with_a_warning(here: P
     (here / "tries_c.py").write_text("try:\n    import win_c\nexcept ImportError:\n    win_c = None\ndef f(): pass\n")
     plan = requirements_of(importlib.import_module("tries_c").f)
     assert plan.requirements == []
-    assert "win_c" not in plan.reasons
+    assert plan.without == ["win_c"]
     (text,) = plan.warnings
     assert text.startswith("nodes do without win_c, which your modules only try to import: win-c 1.0 (module win_c)")
     (here / "needs_c.py").write_text("import tries_c\ndef f():\n    import win_c\n")
     with pytest.raises(RequirementsError, match=r"win-c 1\.0 .* is for Windows"):
         requirements_of(importlib.import_module("needs_c").f)
+
+
+def test_what_a_package_needs_that_is_left_out_is_left_out_too(here: Path, tmp_path: Path) -> None:
+    url = '{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git"}}'
+    for name, requires in (("core-c", ["below-c"]), ("below-c", [])):
+        module = name.replace("-", "_")
+        made = wheel(tmp_path / "made", name, files={f"{module}.py": "", f"{module}_fast.so": ""}, requires=requires)
+        installed(tmp_path / "site-packages", made, direct_url=url)
+    (here / "faster_c.py").write_text(
+        "import used_c\ntry:\n    import core_c\nexcept ImportError:\n    pass\ndef f(): pass\n"
+    )
+    plan = requirements_of(importlib.import_module("faster_c").f)
+    assert (plan.requirements, plan.constraints, plan.without) == (["used-c==1.0"], [], ["core_c"])
+    assert len(plan.warnings) == 1
 
 
 def test_a_script_that_is_run_needs_what_it_imports_as_a_script(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

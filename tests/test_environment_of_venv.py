@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_packages import installed_as
+from helpers_packages import installed_as, use_large
 from helpers_venv import Interpreter
 from helpers_wheels import installed, options, wheel
 
 from batchexec import BatchExecutor
 
-pytestmark = pytest.mark.slow  # 4 s of pip
+pytestmark = pytest.mark.slow  # 6 s of pip
 
 
 def only_in_base() -> str:
@@ -24,9 +24,11 @@ def only_in_base() -> str:
     return min(set(found) - {"pip"}, default="pip")
 
 
-def test_what_only_its_base_has_is_installed_and_extras_of_a_wheel_beside_an_older_one(tmp_path: Path) -> None:
+def test_what_only_its_base_has_is_installed_and_wheels_go_before_what_it_has(tmp_path: Path) -> None:
     worker = Interpreter(tmp_path / "venv")
     installed(worker.site_packages, wheel(tmp_path / "old", "mine", "1.0"))
+    installed(worker.site_packages, wheel(tmp_path / "old", "under-work", "0.1"))
+    under_work = wheel(tmp_path / "new", "under-work", "0.1", {"under_work.py": "VERSION = 'the newest'\n"})
     extra = "Provides-Extra: plot\nRequires-Dist: second; extra == 'plot'\n"
     mine = wheel(tmp_path / "mine", "mine", "1.1", metadata=extra)
     base = only_in_base()
@@ -35,9 +37,11 @@ def test_what_only_its_base_has_is_installed_and_extras_of_a_wheel_beside_an_old
     with BatchExecutor(
         max_workers=1,
         python=worker.python,
-        requirements=[base, f"{mine}[plot]"],
+        requirements=[base, f"{mine}[plot]", str(under_work)],
         pip_options=options(tmp_path / "links"),
         echo=False,
     ) as executor:
-        found = executor.submit(installed_as, base, "mine", "second").result()
-    assert found == {base: ("77.0", True), "mine": ("1.1", True), "second": ("3.0", True)}
+        found = executor.submit(installed_as, base, "mine", "second", "under-work").result()
+        assert executor.submit(use_large, "under_work").result() == "the newest"
+    new = {base: "77.0", "mine": "1.1", "second": "3.0", "under-work": "0.1"}
+    assert found == {name: (version, True) for name, version in new.items()}

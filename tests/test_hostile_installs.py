@@ -234,7 +234,7 @@ def large(folder: Path, name: str, megabytes: int) -> None:
 def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_path: Path) -> None:
     large(links, "large", 6)
     filler = disk / "filler"
-    filler.write_bytes(bytes(14 << 20))
+    filler.write_bytes(bytes(17 << 20))
     own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
     with service("--slots", "1", root=disk / "service") as account:
         settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}
@@ -252,7 +252,7 @@ def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_pat
 def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, disk: Path, tmp_path: Path) -> None:
     names = [f"large{number}" for number in range(3)]
     for name in names:
-        large(links, name, 7)
+        large(links, name, 8)
     own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
     with service("--slots", "1", root=disk / "service") as account:
         settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}

@@ -41,9 +41,9 @@ def test_tasks_run_as_a_user_that_the_image_does_not_know(image: str, anybody_ma
     with container_service(tmp_path / "root", user) as account:
         with BatchExecutor(**account.settings | on(image)) as executor:
             for future in [executor.submit(whoami, number) for number in range(3)]:
-                assert future.result(60) == (12345, True, "kept at home")
+                assert future.result(200) == (12345, True, "kept at home")
             if image == WORKER_IMAGE:
-                assert executor.submit(fitted).result(60) == pytest.approx([1.0, 2.0, 3.0])
+                assert executor.submit(fitted).result(200) == pytest.approx([1.0, 2.0, 3.0])
 
 
 def test_gpus_are_shared_out_between_containers(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_gpus_are_shared_out_between_containers(tmp_path: Path) -> None:
     with container_service(tmp_path / "root", mount) as account:
         with BatchExecutor(**account.settings | on(IMAGE, **size)) as executor:
             futures = [executor.submit(gpus_beside, str(together), str(number), 2) for number in range(2)]
-            assert sorted(future.result(60) for future in futures) == ["0", "1"]
+            assert sorted(future.result(200) for future in futures) == ["0", "1"]
 
 
 def test_a_private_registry_opens_by_the_password_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_private_registry_opens_by_the_password_of_a_file(tmp_path: Path, monk
                 file.write_text(password)
                 login = {"registry_user": "me", "registry_password_file": str(file), "pool_id": name}
                 with BatchExecutor(**account.settings | on(image), **login, retries=0) as executor:
-                    said[name] = executor.submit(double, 1).exception(60)
+                    said[name] = executor.submit(double, 1).exception(200)
     try:
         assert isinstance(said["right"], errors.TaskError), said["right"]
         assert "python3" in str(said["right"])

@@ -293,10 +293,13 @@ def test_one_that_is_killed_while_it_fetches_holds_up_nobody(account: Account, t
     sibling.start()
     name = hashlib.sha256(staged.names[0].encode()).hexdigest()
     assert locks.take_now(str(cache / "locks" / name)) is None
+    room.empty(str(cache))
+    (part,) = (cache / "files").iterdir()  # somebody is at work on it
     os.kill(holder.pid, signal.SIGKILL)
     sibling.join(60)
     assert not sibling.is_alive()
     assert read(tmp_path / "there") == {"a": b"1" * LARGE}
+    assert not part.exists()
     holder.join()
 
 

@@ -69,6 +69,16 @@ def test_files_are_there_when_the_future_is_done(executor: Callable[..., BatchEx
     assert seen == [{str(path): b"text"}]
 
 
+def test_patterns_that_nothing_matched_are_told_in_the_end(
+    executor: Callable[..., BatchExecutor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pattern in ("*.csv", "*.cvs"):
+        with executor(outputs=pattern, output_dir=str(tmp_path)) as ex:
+            assert list(ex.map(outputs.leave, ["a.csv", "b.txt"], ["x", "y"], chunksize=1)) == ["x", "y"]
+            assert "none of" not in caplog.text
+    assert "outputs=['*.cvs']: none of 2 items left such a file in its working directory" in caplog.text
+
+
 def test_earlier_runs_are_replaced_and_items_are_not(
     executor: Callable[..., BatchExecutor], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,6 +75,21 @@ def test_what_names_no_packages_is_refused_with_the_configuration(given: Any, to
         BatchConfig(requirements=given)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"pip_options": ["--target=/somewhere"]}, "--target does not"),
+        ({"pip_options": "--pre -t /somewhere"}, "-t does not"),
+        ({"pip_options": ["-r", "requirements.txt"]}, "-r belongs into requirements"),
+        ({"proxy": "me:hush@proxy:3128"}, "a URL, such as http://proxy.example.org:3128"),
+    ],
+)
+def test_options_that_would_install_elsewhere_or_fail_on_each_node_are_refused(given: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        BatchConfig(**given)
+    assert "hush" not in str(caught.value)
+
+
 def test_paths_stay_what_they_are_when_the_user_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "requirements.txt").write_text("numpy\n")
     (tmp_path / "pyproject.toml").write_text("[project]\nname='x'\n")

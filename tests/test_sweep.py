@@ -192,6 +192,14 @@ def test_what_is_no_table_is_not_written_over(sweeps: Sweeps) -> None:
     assert os.listdir(sweeps.root) == ["sweep.csv"]
 
 
+def test_a_place_that_cannot_be_written_is_an_error_before_anything_runs(sweeps: Sweeps, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sweeps.root = tmp_path / "file" / "sweep"
+    with pytest.raises(OutputError, match=r"'.*sweep\.csv', cannot be written: Not a directory. Choose another"):
+        sweeps.run([1])
+    assert sweeps.ran() == []
+
+
 def test_a_sweep_that_is_left_early_gives_the_table_up(sweeps: Sweeps) -> None:
     command = Command("true", outputs="*")
     with BatchExecutor(where="inline") as ex:
@@ -258,7 +266,7 @@ def killed_and_resumed(folder: Path, where: str, *killed_at: int) -> None:
     finished = len(table.read(path))
     before = len((folder / "ran").read_text().split())
     process = start()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert out == "done\n", err
     assert len((folder / "ran").read_text().split()) == before + 40 - finished
     rows = table.read(path)

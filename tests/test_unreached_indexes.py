@@ -171,7 +171,7 @@ def test_the_client_is_told_what_to_do(tmp_path: Path, packages: Index, monkeypa
         "env": {"PATH": "/usr/bin:/bin"},
     }
     with service() as account, BatchExecutor(**{**account.settings, **own}) as executor:
-        error = executor.submit(use_made, 1).exception(60)
+        error = executor.submit(use_made, 1).exception(120)
     assert isinstance(error, RequirementsError)
     assert error.kind == "network"
     assert "401 Client Error: Unauthorized for url" in str(error)

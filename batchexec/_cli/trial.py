@@ -95,7 +95,7 @@ class Trial:
                 say("installing")
                 python = self._install(python, scratch)
             say("importing")
-            return _import(python, self._needed.third_party, scratch)
+            return _import(python, self._needed.third_party.difference(self._plan.without), scratch)
 
     def _install(self, bare: str, scratch: str) -> str:
         """The interpreter of the environment."""

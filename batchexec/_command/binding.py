@@ -14,9 +14,11 @@ from batchexec._source.programs import executables as programs
 from batchexec.errors import FilesError
 
 from .apps import App
+from .checks import check_pattern
 from .files import Gathered, merged
 from .programs import Program
-from .templates import APP, Names, Text, check_pattern
+from .rows import parameters_of
+from .templates import APP, Names, Text
 from .values import BlobPath
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Bound:
         ]
         # What the others hold is known later.
         unknown = any(not one.shared or isinstance(one.where, BlobPath) for one in self._texts.inputs)
+        unknown = unknown or (files is not None and bool(files.blobs))
         self._program = Program(self._words, shared, self._app, target or programs.this_machine(), unknown)
         self.shared = merged((files, shared.set() if shared else None))
         self._shared_paths = {entry.path: entry.sha256 for entry in self.shared.entries} if self.shared else {}
@@ -135,6 +138,11 @@ class Bound:
                     found.append(text)
         return found
 
+    def patterns(self) -> list[str]:
+        """Words of the command that match files here, as a shell would have it."""
+        texts = [word.fill({}) for word in self._words[1:] if isinstance(word, Text) and not word.names]
+        return [text for text in texts if not text.startswith("-") and glob.has_magic(text) and glob.glob(text)]
+
     # inside
 
     def _argv(self, values: dict[str, Any], own: Gathered) -> list[str]:
@@ -162,9 +170,9 @@ class Bound:
             if name is None:
                 found.append([None, pattern, "", not wild])
                 continue
-            inside = name if wild else ""
+            inside = name if wild and name in self._texts.used else ""
             found.append([name, pattern, inside, not wild])
-            directory = inside or os.path.dirname(plain)
+            directory = inside or ("" if wild else os.path.dirname(plain))
             if directory:
                 make.append(directory)
             if directory in self._shared_paths:
@@ -186,8 +194,7 @@ def _parameters(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any
             f"a Command takes one value without a name (its input) or a mapping of all, got {len(args)}: give keywords "
             "to submit, rows such as dict(n=1, mesh=Path('a.msh')) to map"
         )
-    given = args[0] if args else {}
-    parameters = dict(given) if isinstance(given, Mapping) else {"input": given}
+    parameters = parameters_of(args[0]) if args else {}
     twice = parameters.keys() & kwargs.keys()
     if twice:
         raise TypeError(f"{', '.join(sorted(twice))}: given twice")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchexec._source.programs import executables as programs
-from batchexec._source.programs.siblings import of_script
+from batchexec._source.programs.siblings import of_module, of_script
 from batchexec.errors import FilesError
 
 from .apps import App
@@ -40,13 +40,23 @@ class Program:
         self._target = target
         self._in_app: tuple[str, bool] | None = None  # what it is called there, and whether by its very path
         self._file: tuple[str, str] | None = None  # of the user's, and what it is called
+        self._lacking: str | None = None  # a script that is not here
         self._sent: frozenset[str] = frozenset()
         if words:
             self._find(unknown)
+        if unknown:
+            self._lacking = None
 
     def check(self, sent: Iterable[str]) -> None:
         """See whether a node could run it; `sent` are the paths of all that is sent. Raises FilesError."""
+        sent = frozenset(sent)
         beside = (*sent, *(self._app.names if self._app is not None else ()))
+        if self._lacking is not None and posixpath.normpath(self._lacking) not in sent:
+            in_app = self._app is not None and self._app.has(self._lacking, direct=True)
+            raise FilesError(
+                f"there is no script {self._lacking!r} here (at {os.path.abspath(self._lacking)!r}): a relative path "
+                f"is one of yours, which is sent along{f'. The app has {{app}}/{self._lacking}' if in_app else ''}"
+            )
         self._sent = frozenset(os.path.basename(name) for name in beside)
         if self._in_app is not None and self._app is not None:
             name, direct = self._in_app
@@ -104,11 +114,27 @@ class Program:
             self._take_modules(self._shared.source(second[0]) or "", is_python=word in _PYTHONS)
         elif word in _INTERPRETERS and isinstance(second, Text) and not second.names:
             script = second.fill({})
-            if not script.startswith("-") and not os.path.isabs(script) and os.path.isfile(script):
+            if script == "-m" and word in _PYTHONS:
+                self._find_module(place + 1)
+            elif script.startswith("-") or os.path.isabs(script):
+                pass
+            elif os.path.isfile(script):
                 self._words[place] = self._shared.take(Path(script))
                 self._take_modules(script, is_python=word in _PYTHONS)
+            elif posixpath.splitext(script)[1] and not os.path.exists(script):
+                self._lacking = script
         if self._target.here and shutil.which(word) is None and os.path.isfile(word):
             raise FilesError(f"there is no program {word!r} on the PATH; write './{word}' to have the file here sent")
+
+    def _find_module(self, place: int) -> None:
+        """Have the module of `python -m module` sent, if it is one of the current directory."""
+        word = self._words[place] if len(self._words) > place else None
+        if isinstance(word, Text) and not word.names:
+            found = of_module(word.fill({}), os.getcwd())
+            if found is not None:
+                for module in found.beside:
+                    self._shared.put(os.path.relpath(module).replace(os.sep, "/"), module)
+                self.modules = found.third_party
 
     def _take_modules(self, path: str, *, is_python: bool = False) -> None:
         """Where the file is a Python script, have the modules beside it sent, and note which packages it needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -115,10 +116,20 @@ def _hint(bound: Bound, stderr: str) -> str:
     if modules:
         from batchexec._engine.results import lacking
 
+        top = modules[-1].partition(".")[0]
+        if os.path.isdir(top) or os.path.isfile(f"{top}.py"):
+            name = top if os.path.isdir(top) else f"{top}.py"
+            return f". {name!r} is here and was not sent: inputs=[{name!r}] does"
         package = lacking.package_of(modules[-1])
         return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {package!r}"
     missing = bound.unsent()
     if not missing:
+        patterns = bound.patterns()
+        if patterns:
+            return (
+                f". {patterns[0]!r} is handed on as it is: for the files that match, name them, "
+                f"inputs={{'files': {patterns[0]!r}}}, and write {{files}}"
+            )
         return ""
     names = ", ".join(repr(name) for name in missing)
     return f". Files of that name are here and were not sent: {names}; inputs=[{names}] does"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from batchexec._calls.caller import Caller
@@ -13,6 +13,7 @@ from batchexec.errors import PayloadError
 from batchexec.futures import BatchFuture, ChunkFuture, Outcome
 
 from .calls import CommandCall
+from .rows import rows_of
 from .values import CommandResult
 
 if TYPE_CHECKING:
@@ -58,13 +59,17 @@ class CommandSender:
             )
         return future
 
+    def rows(self, iterables: Iterable[Any]) -> tuple[Iterable[Any], ...]:
+        """What a map of a Command goes over. Raises TypeError for what is no several runs."""
+        return tuple(map(rows_of, iterables))
+
     def send_all(
         self, command: Command, known: Rows, size: int, resume: str | os.PathLike[str] | None
     ) -> Iterator[ChunkFuture[list[Outcome]]]:
         """All runs of a map. What is wrong with one of them is raised before any is sent."""
         runs = self._runs(command)
         for index, args in enumerate(known):
-            runs.add(index, args)
+            _add(runs, index, args)
         if not known:
             self._ready(0, 1)
             return iter(())
@@ -124,7 +129,7 @@ class CommandSender:
                 indices = range(start, start + len(known))
                 start = indices.stop
                 for index, args in zip(indices, known, strict=True):
-                    runs.add(index, args)
+                    _add(runs, index, args)
                 number, first = self._ready(len(known), 1)
                 for index in indices:
                     runs.in_sweep(index, first + index - indices.start)
@@ -173,6 +178,14 @@ class CommandSender:
             is_map=True,
             filesets=runs.sets(indices),
         )
+
+
+def _add(runs: CommandCall, index: int, args: tuple[Any, ...]) -> None:
+    """Bind a run of a map; what does not fit says which one it is."""
+    try:
+        runs.add(index, args)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"item {index}: {error}") from None
 
 
 def _stretches(runs: CommandCall, count: int, size: int) -> Iterator[range]:

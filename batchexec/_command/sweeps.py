@@ -26,7 +26,7 @@ class Sweep:
     """The table in `root`. With `resume`, what it says is done is not run again, and files go to `root`/<item>."""
 
     def __init__(self, root: Path, command: Command, *, resume: bool, name: str = _FILE) -> None:
-        """Raises OutputError when another process writes the table, or what is there is none."""
+        """Raises OutputError when another process writes the table, what is there is none, or it cannot be written."""
         self.root = root
         self.resume = resume
         self.done: dict[int, CommandResult] = {}
@@ -37,9 +37,12 @@ class Sweep:
         self._items: dict[int, int] = {}
         self._open: set[int] = set()  # indices of runs that are not over
         self._complete = False
-        root.mkdir(parents=True, exist_ok=True)
         path = root / name
-        self._file_lock = Lock(root / f"{name}.lock", f"the table {str(path)!r}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._file_lock = Lock(root / f"{name}.lock", f"the table {str(path)!r}")
+        except OSError as error:
+            raise _unwritable(path, error) from error
         try:
             rows = table.read(path) if resume else []
             self._old = {row.key: row for row in rows}
@@ -51,6 +54,9 @@ class Sweep:
         except ValueError as error:
             self._file_lock.release()
             raise OutputError(f"{error}. Choose another directory") from None
+        except OSError as error:
+            self._file_lock.release()
+            raise _unwritable(path, error) from error
         except BaseException:
             self._file_lock.release()
             raise
@@ -143,3 +149,10 @@ class Sweep:
             item = index if index not in self._used else max(self._used) + 1
         self._used.add(item)
         return item
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the table of the sweep, {str(path)!r}, cannot be written: {error.strerror or error}. Choose another directory "
+        "by output_dir= of BatchExecutor, or resume="
+    )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shlex
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +18,11 @@ if TYPE_CHECKING:
     from batchexec.command import Command
 
 APP = names.APP_PLACE
-_NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_SHELL_WORDS = re.compile(r"\d*[<>|&;].*")
+NAME = re.compile(r"[A-Za-z_]\w*\Z")
+_SHELL_WORDS = re.compile(r"\d*[<>|&;].*|.*;")
+_QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.", re.DOTALL)
+_SHELL_VALUES = re.compile(r"\$(?:\w+|[{(])|`")
+_SHELL_VARIABLE = re.compile(r"(\w+)=(.*)")
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)  # means itself wherever a shell meets it
 _WILD = re.compile(r"[*?\[]")
 
@@ -41,7 +43,7 @@ class Text:
         except ValueError as error:
             raise ValueError(f"{text!r}: {error} (braces that are meant are written {{{{ and }}}})") from None
         for literal, name, spec, conversion in parsed:
-            if name is not None and not _NAME.match(name):
+            if name is not None and not NAME.match(name):
                 raise ValueError(f"{text!r}: {{{name}}} is no placeholder: a name is, such as {{input}} or {{n:03d}}")
             if conversion or "{" in (spec or ""):
                 raise ValueError(f"{text!r}: a placeholder takes a format such as {{n:03d}}, and nothing else")
@@ -170,91 +172,18 @@ class Templates:
         unknown = sorted(self.used - known)
         if unknown:
             has = f"there is {', '.join(sorted(known))}" if known else "no parameters are given"
+            if given == {"input"}:
+                has += f" (what is given without a name; with one: {unknown[0]}=...)"
             what = ", ".join(f"{{{name}}}" for name in unknown)
-            raise TypeError(f"nothing is given for {what} of the command: {has}")
+            texts = [text.text for text in (self.shell, *self.words) if isinstance(text, Text)]
+            variables = [name for name in unknown if any(f"${{{name}}}" in text for text in texts)]
+            shell = f"; a variable of a shell is written ${{{{{variables[0]}}}}}" if variables else ""
+            raise TypeError(f"nothing is given for {what} of the command: {has}{shell}")
         self._fitting = frozenset((given,))  # as a rule, all runs have the same parameters
-
-
-def checked_command(command: str | Sequence[str | os.PathLike[str]], shell: bool) -> str | tuple[str | Path, ...]:
-    """Raises TypeError or ValueError, as do the others below."""
-    if isinstance(command, str):
-        if not command.strip():
-            raise ValueError("the command is empty")
-        return command
-    if shell:
-        raise TypeError("shell=True takes the command as one text")
-    words = tuple(word if isinstance(word, str) else Path(word) for word in command)
-    if not words:
-        raise ValueError("the command is empty")
-    return words
-
-
-def checked_paths(given: Any) -> tuple[tuple[str | None, Any], ...]:
-    """`inputs=` as (name or None, path) pairs."""
-    if given is None:
-        return ()
-    pairs: list[tuple[str | None, Any]]
-    if isinstance(given, Mapping):
-        pairs = [(_placeholder_name(name), one) for name, one in given.items()]
-    elif isinstance(given, (str, os.PathLike, BlobPath)):
-        pairs = [(None, given)]
-    else:
-        pairs = [(None, one) for one in given]
-    return tuple((name, one if isinstance(one, (str, BlobPath)) else Path(one)) for name, one in pairs)
-
-
-def checked_patterns(given: Any) -> tuple[tuple[str | None, str], ...] | None:
-    """`outputs=` as (name or None, pattern) pairs; None stays None: those of the executor."""
-    if given is None:
-        return None
-    pairs: list[tuple[str | None, str]]
-    if isinstance(given, Mapping):
-        pairs = [(_placeholder_name(name), one) for name, one in given.items()]
-    else:
-        pairs = [(None, os.fspath(one)) for one in ((given,) if isinstance(given, (str, os.PathLike)) else given)]
-    found = [(name, os.fspath(one).replace("\\", "/")) for name, one in pairs]
-    for _, pattern in found:
-        check_pattern(pattern)
-    return tuple(found)
-
-
-def check_pattern(pattern: str) -> None:
-    absolute = pattern.startswith("/") or re.match(r"[A-Za-z]:/", pattern)
-    if absolute or not pattern.strip("./") or ".." in pattern.split("/") or "\0" in pattern:
-        raise ValueError(
-            f"outputs: {pattern!r} is no pattern of files below the run's directory, as '*.csv' or 'plots/**/*.png'"
-        )
-
-
-def checked_env(given: Any) -> dict[str, str]:
-    if given is None:
-        return {}
-    if isinstance(given, Mapping):
-        found = {name: value if isinstance(value, str) else str(value) for name, value in given.items()}
-    else:
-        names = [given] if isinstance(given, str) else list(given)
-        missing = [name for name in names if name not in os.environ]
-        if missing:
-            raise ValueError(f"env: {', '.join(missing)} cannot be passed on, being not set here; give {{name: value}}")
-        found = {name: _literal(os.environ[name]) for name in names}
-    for name in found:
-        if not isinstance(name, str) or not re.fullmatch(r"[^=\s\0]+", name) or name.startswith(("AZ_BATCH_", "BX_")):
-            raise ValueError(f"env: no variable can be called {name!r} here")
-    return found
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _where(one: Any) -> Any:
     return Text(one) if isinstance(one, str) else one
-
-
-def _placeholder_name(name: object) -> str:
-    if not isinstance(name, str) or not _NAME.match(name):
-        raise ValueError(f"{name!r} cannot be a placeholder's name: letters, digits and '_'")
-    return name
 
 
 def _split(text: str) -> list[str]:
@@ -268,8 +197,14 @@ def _split(text: str) -> list[str]:
     except ValueError:
         unquoted = []  # a quotation mark after a backslash
     bare = [word for word in unquoted if _SHELL_WORDS.fullmatch(word)]
+    bare += _SHELL_VALUES.findall(_QUOTED.sub(" ", text))
     if bare:
         raise ValueError(
             f"{bare[0]!r} in the command is for a shell, and it is run without one: give shell=True, or quote it"
+        )
+    variable = _SHELL_VARIABLE.fullmatch(words[0]) if words else None
+    if variable is not None:
+        raise ValueError(
+            f"the command begins with {words[0]!r}: variables are given by env={{{variable[1]!r}: {variable[2]!r}}}"
         )
     return words

@@ -24,7 +24,9 @@ class BlobPath:
             raise ValueError(f"a BlobPath is 'container/prefix', without account and scheme: {path!r}")
         container, _, prefix = path.strip("/").partition("/")
         if not re.fullmatch(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$web", container):
-            raise ValueError(f"a BlobPath begins with a container's name: {path!r}")
+            raise ValueError(
+                f"a BlobPath begins with a container's name, 3 to 63 small letters, digits and hyphens: {path!r}"
+            )
         object.__setattr__(self, "container", container)
         object.__setattr__(self, "prefix", prefix)
 

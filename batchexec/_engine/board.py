@@ -83,7 +83,7 @@ class Board:
     def raise_if_broken(self) -> None:
         """As the standard library: what broke the executor is a BrokenExecutor to those who submit later."""
         if isinstance(self.broken, BrokenBatchExecutor):
-            raise self.broken
+            raise self.broken.with_traceback(None)  # it is raised again and again: no frames of earlier calls
         if self.broken is not None:
             raise BrokenBatchExecutor(f"the executor can run nothing more: {self.broken}") from self.broken
 

@@ -156,6 +156,9 @@ class Engine:
                 task.result()  # a loop that ended before `_ended` has failed: what it raised breaks the executor
         except Exception as error:  # noqa: BLE001 - a defect of ours must neither hang a future nor leak a job
             board.break_off(typed(error))
+        else:
+            if board.ending == "drain":
+                watcher.sum_up()
         finally:
             await _stop(*running)
             await board.stop_spawned()

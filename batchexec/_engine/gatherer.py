@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ class Gatherer:
         self._collector = Collector(self._get, self._hint)
         self._leavers: dict[str, Leaver] = {}
         self._warned = False
+        self._items: Counter[tuple[str, ...]] = Counter()  # by the patterns of their outputs: those that left no file
+        self._met: set[tuple[str, ...]] = set()  # patterns that some file matched
 
     async def fetch(self, chunk: Chunk, blob: str) -> bool:
         """Bring the chunk's result and files, and deliver it; False when there is no such blob."""
@@ -51,7 +54,10 @@ class Gatherer:
             self._board.deliver(chunk, functools.partial(_raise, failure))
             return True
         brought = None
-        if header.get("attachments"):
+        if not header.get("attachments"):
+            self._items[chunk.call.needs.outputs] += chunk.size
+        else:
+            self._met.add(chunk.call.needs.outputs)
             where = {"job_id": job, "task_id": chunk.task_id, "node_id": header.get("node") or None}
             target = chunk.call.needs.output_dir
             if hasattr(target, "container") and chunk.call.destination is None:
@@ -63,6 +69,14 @@ class Gatherer:
             self._tell(blob, brought)
         self._board.deliver(chunk, lambda: outcomes.delivery(header, frames, job, chunk, brought))
         return True
+
+    def sum_up(self) -> None:
+        """Tell of patterns that no file of any item matched: a misspelt one would not be seen otherwise."""
+        for patterns, items in self._items.items():
+            if patterns and patterns not in self._met:
+                self._board.progress.warn(
+                    f"outputs={list(patterns)}: none of {items} items left such a file in its working directory"
+                )
 
     async def _get(self, blob: str, span: tuple[int, int]) -> bytes | None:
         data: bytes | None = await self._ask(functools.partial(self._session.store.get, blob, span))

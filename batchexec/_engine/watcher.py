@@ -123,6 +123,11 @@ class Watcher:
                 chunks.append(chunk)
         return chunks
 
+    def sum_up(self) -> None:
+        """All is done: say what can be said of all items only."""
+        if self._gatherer is not None:
+            self._gatherer.sum_up()
+
     async def _read(self, chunk: Chunk) -> None:
         async with self._reads:
             await self._fetch(chunk)

@@ -182,6 +182,20 @@ def _file(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+def pip_options(value: tuple[str, ...]) -> tuple[str, ...]:
+    """None that say what is installed, or where to: a node's environment would be without its packages."""
+    names = {name for text in value for name in re.findall(r"(?:^|\s)(--?[a-z][a-z-]*)", text)}
+    if what := sorted(names & {"-r", "-c", "-e", "--requirement", "--constraint", "--editable"}):
+        raise ValueError(f"options of the installer ({what[0]} belongs into requirements)")
+    if where := sorted(names & {"-t", "--target", "--prefix", "--root", "--user", "--python", "--dry-run"}):
+        raise ValueError(f"options that leave it to the node where packages are installed ({where[0]} does not)")
+    return value
+
+
+def proxy(value: str) -> str:
+    return like(r"[a-z][a-z0-9]*://\S+", "a URL, such as http://proxy.example.org:3128")(value.strip())
+
+
 def certificates(value: str) -> str:
     """The path of a PEM file, absolute."""
     path = os.path.abspath(os.path.expanduser(value))

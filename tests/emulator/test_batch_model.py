@@ -223,6 +223,11 @@ class Account(RuleBasedStateMachine):
             task.orphan = task.orphan or name in task.parents
 
     @rule(job=jobs_made, name=st.sampled_from("abcdef"))
+    def end_and_delete_task(self, job: str, name: str) -> None:
+        code_of(self.client.terminate_task, job, name)
+        self.delete_task(job, name)  # its process may be there still
+
+    @rule(job=jobs_made, name=st.sampled_from("abcdef"))
     def reactivate(self, job: str, name: str) -> None:
         self._learn(job, name)
         task = self._tasks(job).get(name)
@@ -300,6 +305,7 @@ class Account(RuleBasedStateMachine):
                     assert task.orphan or all(p in job.tasks for p in task.parents), (id, task)
             counts = self.client.get_job_task_counts(name).task_counts
             assert counts.active + counts.running + counts.completed == len(tasks)
+            assert min(counts.active, counts.running, counts.completed) >= 0, counts
             assert counts.succeeded + counts.failed == counts.completed
 
     def teardown(self) -> None:

@@ -228,6 +228,8 @@ class Staging:
                     return [single]
             found = await self._store.blobs_in(tree.container, f"{tree.prefix}/" if tree.prefix else "")
         except ServiceError as error:
+            if error.status == 404:
+                raise FilesError(f"there is no container {tree.container!r} in the storage account") from error
             raise FilesError(f"the blobs of {where!r} cannot be listed: {error}") from error
         # A store with real directories shows them as empty blobs.
         parents = {blob.name.rpartition("/")[0] for blob in found}

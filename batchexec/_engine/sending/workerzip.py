@@ -18,7 +18,7 @@ from batchexec._wire import envelope
 
 # The worker, and the face with what it imports: user modules import batchexec on a node too, and make commands.
 _ROOMS = ("_calls", "_report", "_settings", "_wire", "_worker")
-_ALSO = tuple(f"_command/{name}.py" for name in ("__init__", "templates", "values"))
+_ALSO = tuple(f"_command/{name}.py" for name in ("__init__", "checks", "templates", "values"))
 _NOT = ("testing.py",)
 # Of these the source is there too: a worker of another minor has to get so far as to say so.
 _BEFORE_USER_CODE = (

@@ -25,7 +25,10 @@ def below(source: str, there: str | None, base: str) -> Iterator[Found]:
         yield from _taken(path, target)
         return
     if not glob.has_magic(source):
-        raise FilesError(f"{source!r} is not there: looked for it at {path!r}")
+        if "://" in source:
+            raise FilesError(f"{source!r} is a URL: BlobPath('container/name') names what is in the storage account")
+        home = ". A ~ is not replaced here: os.path.expanduser does so" if source.startswith("~") else ""
+        raise FilesError(f"{source!r} is not there: looked for it at {path!r}{home}")
     matches = sorted(match for match in glob.glob(path, recursive=True) if not _left_out(match[len(base) :]))
     if not matches:
         raise FilesError(f"{source!r} matches no file (in {base!r})")

@@ -35,12 +35,14 @@ class Automatic:
 
     def add(self, modules: list[str], local: list[str]) -> None:
         needed: dict[str, tuple[Installed, str]] = {}
+        of: dict[str, list[str]] = {}  # the modules of each distribution
         located = {name: file for name in modules if (file := locate(name)) is not None}
         owned = owners(located.values())
         for name in modules:
             one = owned.get(located.get(name, ""))
             if one is not None:
                 needed.setdefault(one.name, (one, f"module {name}"))
+                of.setdefault(one.name, []).append(name)
             elif name in located:
                 self._warn(
                     f"module {name} ({located[name]}) belongs to no installed distribution: nodes will not have it "
@@ -59,23 +61,25 @@ class Automatic:
                     f"{one.title} {one.version} ({reason}) is for {one.only_on}, nodes are Linux: do without it there, "
                     f"or list what is needed in place of 'auto' (requirements=[...])"
                 )
-                self._leave_out(reason, local, error)
-        for one, reason in needed.values():
+                self._leave_out(of.get(name, []), local, error)
+        for one, reason in list(needed.values()):
             try:
                 self._require(one, reason)
             except RequirementsError as error:
-                self._leave_out(reason, local, error)
+                self._leave_out(of.get(one.name, []), local, error)
+                del needed[one.name]
+                closure = self._closure([one for one, _ in needed.values()])
         for name, one in closure.items():
             if name not in needed and name not in self._explicit and not (one.only_on and not self._here):
                 self._constrain(one)
         self._made.hints = (*self._made.hints, *self._hints)
 
-    def _leave_out(self, reason: str, local: list[str], error: RequirementsError) -> None:
+    def _leave_out(self, modules: list[str], local: list[str], error: RequirementsError) -> None:
         """Warn of a package that nodes cannot have and the user's modules can do without; else raise the error."""
-        module = reason.removeprefix("module ")
-        if module == reason or not is_only_tried(local, module):
+        if not modules or not all(is_only_tried(local, module) for module in modules):
             raise error
-        self._warn(f"nodes do without {module}, which your modules only try to import: {error}")
+        self._made.without.extend(modules)
+        self._warn(f"nodes do without {', '.join(modules)}, which your modules only try to import: {error}")
 
     def _of_projects(self, local: list[str]) -> list[tuple[Installed, str]]:
         """What the user's own projects require that are installed in editable form, where their modules are used."""

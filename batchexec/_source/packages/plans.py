@@ -19,6 +19,7 @@ class Plan:
     `requirements`, `constraints`: lines. `wheels`: bytes by file name, to be installed beside them. `check`: normalised
     names and exact versions ("" for any) that make all of it unnecessary where an interpreter has them; None when only
     a resolver can tell. `reasons`: for each distribution that was found, the module or distribution that needs it.
+    `without`: modules that nodes cannot have, and the user's can do without.
     """
 
     requirements: list[str] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     hints: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.requirements or self.wheels)

@@ -65,16 +65,17 @@ def check(path: str, target: Target, *, called: str = "", sent: Collection[str] 
         raise FilesError(f"{what} is a program for macOS; the nodes run Linux: send one that was built for Linux")
     warnings: list[str] = []
     if head[:2] == b"#!":
-        warnings = _check_script(what, head.partition(b"\n")[0], target)
+        line = head.partition(b"\n")[0]
+        warnings = _check_script(what, line, target)
     else:
         raise FilesError(
             f"{what} is neither a program for Linux nor a script that begins with '#!': give the interpreter in the "
-            f"command, as in 'python3 {called or path} ...'"
+            f"command, as in '{'sh' if path.endswith('.sh') else 'python3'} {called or path} ...'"
         )
     if os.name == "posix" and not os.access(path, os.X_OK):
         raise FilesError(
             f"{what} is not marked as executable: chmod +x it, or give its interpreter in the command, as in "
-            f"'python3 {called or path} ...'"
+            f"'{_interpreter(line)} {called or path} ...'"
         )
     return warnings
 
@@ -95,7 +96,12 @@ def _check_elf(what: str, path: str, found: elf.Elf, target: Target, sent: Colle
             "send them along (app=, inputs=) with LD_LIBRARY_PATH in env="
         )
     if target.here:
-        return []
+        folder = os.path.join(os.path.dirname(os.path.abspath(path)), "")
+        beside = [place for name, place in places.items() if place and name not in sent]
+        beside = [os.path.relpath(place) for place in beside if os.path.abspath(place).startswith(folder)]
+        if not beside:
+            return []
+        return [f"{what} finds shared libraries beside it here, which are not sent: inputs={beside!r} sends them along"]
     # ldd also names those that the libraries need themselves.
     foreign = [name for name in places or found.needed if name not in sent and not _EVERYWHERE.match(name)]
     if not foreign:
@@ -125,6 +131,12 @@ def _check_script(what: str, line: bytes, target: Target) -> list[str]:
     if name.startswith((*_OF_THIS_MACHINE, f"{sys.prefix}/", f"{os.path.expanduser('~')}/")):
         raise FilesError(f"{where}, a path of this machine, which nodes do not have: {better}")
     return [f"{where}, which must be in image=: {better}"]
+
+
+def _interpreter(line: bytes) -> str:
+    """What the first line of a script names, as one would call it."""
+    first, *others = (os.path.basename(word) for word in line[2:].decode("utf-8", "replace").split())
+    return others[0] if first == "env" and others else first
 
 
 def _ldd(path: str) -> dict[str, str | None]:

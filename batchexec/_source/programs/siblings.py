@@ -20,10 +20,20 @@ class Script(NamedTuple):
 
 def of_script(path: str) -> Script:
     """Raises OSError when it cannot be read."""
-    directory = os.path.dirname(os.path.abspath(path))
-    beside: dict[str, None] = {}
+    return _needs(os.path.dirname(os.path.abspath(path)), [(os.path.abspath(path), "")], [])
+
+
+def of_module(name: str, directory: str) -> Script | None:
+    """The same of a module that is run as `python -m name` in `directory`, which is itself among `beside`; None when
+    it is not there. Raises OSError when it cannot be read."""
+    place = _beside(directory, name)
+    return _needs(directory, _sources(place, top_level(name)), [place]) if place is not None else None
+
+
+def _needs(directory: str, pending: list[tuple[str, str]], known: list[str]) -> Script:
+    """Of the files `pending`, each with its package; `known` is sent already."""
+    beside = dict.fromkeys(known)
     third_party = set()
-    pending = [(os.path.abspath(path), "")]
     while pending:
         file, package = pending.pop()
         state = os.stat(file)

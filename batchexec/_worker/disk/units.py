@@ -4,6 +4,7 @@ HASH         a blob; locked (shared) by those who have it mapped
 files/NAME   contents of files; what is linked from a working directory or a kept set is in use
 kept/NAME    directories, of which each has a lock (shared_trees)
 *.part       what is being written, locked by its writer; unlocked it is what a killed task left, and goes first
+             (files/NAME.LOCK.part by that lock, as there may be ten thousand of them)
 locks/*      locks; a file that nobody holds goes when the cache is looked through
 """
 
@@ -79,16 +80,23 @@ def _drop(unit: Unit) -> bool:
     folder, name = os.path.split(unit.path)
     if os.path.basename(folder) == KEPT:
         return _drop_tree(unit.cache, folder, name[: -len(PART)] if name.endswith(PART) else name)
-    if os.path.basename(folder) == FILES and not name.endswith(PART):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unit.path)
-            return True
-        return False
-    lock = locks.take_itself(unit.path)
+    if os.path.basename(folder) != FILES:
+        lock = locks.take_itself(unit.path)
+    elif name.endswith(PART):
+        lock = locks.take_beside(os.path.join(unit.cache, LOCKS, name[: -len(PART)].rpartition(".")[2]))
+    else:
+        return _unlink(unit.path)
     if lock is None:
         return False
     with lock:
-        lock.remove()
+        return _unlink(unit.path)
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
     return True
 
 

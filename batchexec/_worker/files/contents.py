@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import stat
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from batchexec._wire import files
 from batchexec._worker import locks
@@ -88,8 +88,7 @@ class Contents:
                 missing.setdefault(one.source, {})[one.name] = one
         for number, contents in missing.items():
             source = sources[number]
-            lock = hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()
-            with locks.take(os.path.join(self._cache, LOCKS, lock)):
+            with locks.take(os.path.join(self._cache, LOCKS, _lock_of(source))):
                 still = [one for one in contents.values() if not self._there(one)]  # a sibling may have been faster
                 if still:
                     room.trying(self._cache, functools.partial(self._read, source, still))
@@ -116,26 +115,31 @@ class Contents:
     def _read_run(self, source: files.Source, run: List[Content]) -> None:
         """Contents that follow each other in the blob, by one request."""
         stop = run[-1].start + run[-1].size
+        ending = f".{_lock_of(source)}{PART}"
         pieces = self._store.pieces(source.name, source.sas, run[0].start, stop, source.etag)
         with contextlib.closing(pieces):  # type: ignore[type-var]
             rest = memoryview(b"")
             for one in run:
-                path = self.path(one) + PART
-                with locks.take_part(path) as part:
-                    try:
-                        os.fchmod(part.descriptor, 0o600)  # a task that was killed may have done with it
-                        rest = _write(path, one, rest, pieces)
-                        os.rename(path, self.path(one))
-                    except BaseException:
-                        part.remove()
-                        raise
+                part = self.path(one) + ending
+                try:
+                    rest = _write(part, one, rest, pieces)
+                    os.rename(part, self.path(one))
+                except BaseException:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(part)
+                    raise
+
+
+def _lock_of(source: files.Source) -> str:
+    """The name of the lock of who reads from the source."""
+    return hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _write(path: str, one: Content, rest: memoryview, pieces: Iterator[bytes]) -> memoryview:
     """The content from `rest` and then `pieces`, checked; what is left of the last piece."""
     hashed = hashlib.sha256()
     left = one.size
-    with open(path, "wb", buffering=0) as file:
+    with _opened(path) as file:
         while left:
             if not rest:
                 rest = memoryview(next(pieces))
@@ -149,6 +153,14 @@ def _write(path: str, one: Content, rest: memoryview, pieces: Iterator[bytes]) -
     os.chmod(path, one.mode)
     os.utime(path, (CHECKED, CHECKED))
     return rest
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "wb", buffering=0)
+    except PermissionError:  # a task that was killed had done with it
+        os.unlink(path)
+        return open(path, "wb", buffering=0)
 
 
 def _runs(contents: List[Content]) -> Iterator[List[Content]]:

@@ -115,6 +115,10 @@ def _by_pip(run: Runs, python: str, lines: list[str]) -> None:
 
             raise asked_again.by_pip(run, command, error) from error
         raise
+    there = _installed_here()
+    same = [_direct(path, "", True) for name, path in _wheels(run.work).items() if name in there]
+    if same:  # the version that the image has is enough for pip, whatever its content
+        run("pip", [*command, "--no-deps", "--force-reinstall", "-r", run.file("same.txt", same)])
 
 
 def _unpacked(wheel: str, cache: str) -> str:
@@ -187,7 +191,7 @@ def normalised(name: str) -> str:
 
 def _lines(work: Work) -> list[str]:
     """All that is to be installed. Extras of a wheel stand with it: by its name, installers take what the image has."""
-    wheels = {normalised(os.path.basename(path).partition("-")[0]): path for path in work.wheels.values()}
+    wheels = _wheels(work)
     extras: dict[str, str] = {}
     lines = []
     for line in work.requirements:
@@ -198,6 +202,11 @@ def _lines(work: Work) -> list[str]:
             lines.append(line)
     hashed = any("--hash" in line for line in lines)
     return lines + [_direct(path, extras.get(name, ""), hashed) for name, path in wheels.items()]
+
+
+def _wheels(work: Work) -> dict[str, str]:
+    """The paths of wheels by the names of their distributions."""
+    return {normalised(os.path.basename(path).partition("-")[0]): path for path in work.wheels.values()}
 
 
 def _direct(path: str, extras: str, hashed: bool) -> str:
