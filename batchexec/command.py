@@ -81,10 +81,16 @@ class Command:
     def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
         """Run it here, in a directory of its own below the temporary one; outputs stay there.
 
-        Raises CommandFailed, FilesError and OutputError as on a node.
+        Raises CommandFailed, FilesError and OutputError as on a node. Within a task it is a RuntimeError.
         """
-        from ._command.here import run_here
-
+        try:
+            from ._command.here import run_here
+        except ModuleNotFoundError as error:
+            if error.name != "batchexec._command.here":
+                raise
+            raise RuntimeError(
+                f"{self!r} was called within a task: give it to submit or map itself, or use subprocess.run there"
+            ) from None
         return run_here(self, args, kwargs)
 
     def __repr__(self) -> str:

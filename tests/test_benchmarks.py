@@ -18,7 +18,7 @@ WARM = {"dispatch", "dispatch-map", "dispatch-own", "map", "round-trip"}
 ALONE = {"dispatch-script", "another", "cold-start", "program"}
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # whole runs of it, each with interpreters of its own
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # whole runs of it, each with interpreters of its own
 
 
 @pytest.fixture(scope="module")

@@ -500,8 +500,10 @@ def test_a_program_that_cannot_run_is_named_before_anything_is_sent(content: byt
         Command("prog", app="app")()
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_libraries_that_lie_beside_a_program_are_named(here: Path) -> None:
+    if shutil.which("cc") is None:
+        assert "CI" not in os.environ, "a C compiler is part of the tests' machine"
+        pytest.skip("no C compiler")
     (here / "lib").mkdir()
     Path("lib/f.c").write_text("int f(void) { return 3; }")
     Path("main.c").write_text("int f(void); int main() { return f(); }")

@@ -172,6 +172,11 @@ def test_a_module_that_makes_a_command_is_imported_on_nodes(
     assert executor().submit(module.told, 1).result() == "Command('cat {x} {y}') 1"
 
 
+def test_a_command_that_a_task_calls_is_refused(executor: Callable[..., BatchExecutor]) -> None:
+    with executor() as ex, pytest.raises(RuntimeError, match=r"was called within a task: give it to submit or map"):
+        ex.submit(lambda: Command("true")()).result()
+
+
 def test_failures_are_results_and_their_neighbours_run(executor: Callable[..., BatchExecutor]) -> None:
     ex = executor()
     command = Command("sh -c 'touch r.txt; test {n} != 1 && rm -f r.txt; exit {code}'", outputs="r.*", when="always")

@@ -316,6 +316,12 @@ class TestMistakes:
             BatchConfig(os_image=other, node_agent_sku="batch.node.el 8").node_agent_sku == "batch.node.el 8"
         )
 
+    def test_windows_nodes_are_refused(self) -> None:
+        image = "microsoftwindowsserver:windowsserver:2022-datacenter:latest"
+        for given in ({"os_image": image}, {"node_agent_sku": "batch.node.windows amd64"}):
+            (said,) = problems(BatchConfig, **given)
+            assert said.startswith("os_image: neither functions nor Commands run on Windows")
+
 
 class TestFiles:
     def test_a_current_directory_that_was_removed_is_told(

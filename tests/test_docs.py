@@ -41,6 +41,7 @@ def test_a_program_in_the_readme_runs_as_it_is(code: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("code", PROGRAMS)
 def test_a_program_in_the_pages_runs_as_it_is(code: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()

@@ -19,7 +19,7 @@ from helpers_work import double
 from batchexec import BatchExecutor, errors
 from batchexec._cli import main
 
-pytestmark = for_tests
+pytestmark = [*for_tests, pytest.mark.timeout(1200)]  # images are built, packages installed
 
 
 @pytest.fixture(autouse=True)

@@ -225,6 +225,7 @@ def test_an_exception_arrives_as_itself_and_the_executor_goes_on(ex: BatchExecut
     with pytest.raises(ZeroDivisionError) as raised:
         Parallel()(delayed(divmod)(1, number) for number in (1, 0, 2))
     assert isinstance(raised.value.__cause__, errors.RemoteTraceback)
+    assert "in item 1: divmod(1, 0), on node" in str(raised.value.__cause__)
     assert Parallel()([delayed(neg)(1)]) == [-1]
 
 

@@ -360,6 +360,25 @@ def test_a_pure_package_from_a_repository_travels_as_the_same_wheel_each_time(ha
     assert planned({"from_git_x"}, here=True).check == [("from-git-x", "0.3.dev1")]  # this interpreter has it
 
 
+def test_extras_of_a_package_that_travels_as_a_wheel_are_asked_for(have: Any, tmp_path: Path) -> None:
+    own = project(tmp_path / "own", "own-y")
+    have("extra-y", "2.5")
+    more = "Provides-Extra: plot\nRequires-Dist: extra-y; extra == 'plot'\n"
+    have("shipped-y", files={"shipped_y/__init__.py": ""}, metadata=more, origin={"direct_url": GIT})
+    about = {"url": own.as_uri(), "dir_info": {"editable": True}}
+    have(
+        "own-y",
+        files={"__editable___own_y.py": ""},
+        requires=["shipped-y[plot]"],
+        origin={"direct_url": json.dumps(about)},
+    )
+    with on_path(own):
+        importlib.import_module("own_y")
+        plan = planned((), local=["own_y"])
+    assert (plan.requirements, plan.constraints) == (["shipped-y[plot]"], ["extra-y==2.5"])
+    assert list(plan.wheels) == ["shipped_y-1.0-py3-none-any.whl"]
+
+
 def test_a_compiled_package_from_a_repository_is_refused_without_its_password(have: Any) -> None:
     have("fast-git-x", files={"fast_git_x/__init__.py": "", "fast_git_x/core.so": ""}, origin={"direct_url": GIT})
     with pytest.raises(RequirementsError, match=r"fast-git-x 1\.0 was installed from git .*compiled code") as caught:

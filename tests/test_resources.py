@@ -106,6 +106,10 @@ def test_more_than_a_node_has_is_said_before_anything_is_sent(
     assert not account.left()
 
 
+def test_this_machine_is_a_node_of_at_most_256_slots() -> None:
+    assert BatchExecutor(max_workers=300, where="local").stats().slots == 256
+
+
 def test_this_machine_has_what_it_has() -> None:
     with pytest.raises(errors.ConfigError, match=f"cores: this machine has {CORES}, got {CORES + 1}"):
         BatchExecutor(where="local", cores=CORES + 1)

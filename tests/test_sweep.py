@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_disks import small_disk
 from helpers_service import processes_of, scrubbed, until
 
 from batchexec import BatchExecutor, Command, CommandResult
@@ -198,6 +200,26 @@ def test_a_place_that_cannot_be_written_is_an_error_before_anything_runs(sweeps:
     with pytest.raises(OutputError, match=r"'.*sweep\.csv', cannot be written: Not a directory. Choose another"):
         sweeps.run([1])
     assert sweeps.ran() == []
+
+
+@pytest.mark.parametrize("where", ["inline", "local"])
+def test_a_disk_without_room_for_the_table_costs_no_result(
+    tmp_path: Path, where: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "disk"
+    rows = [{"n": n} for n in range(4)]
+    command = Command("touch {o}", outputs={"o": "r_{n}.txt"})
+    with small_disk(disk, "64k"), BatchExecutor(2, where=where) as ex:
+        with open(disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while ballast.write(bytes(4096)):
+                pass
+        os.truncate(disk / "ballast", os.path.getsize(disk / "ballast") - 2 * 4096)  # for the lock, and an empty table
+        results = list(ex.map(command, rows, resume=disk / "sweep", return_exceptions=True))
+        assert [getattr(result, "parameters", result) for result in results] == rows
+        assert [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()]
+        os.unlink(disk / "ballast")
+        assert [result.parameters for result in ex.map(command, rows, resume=disk / "sweep")] == rows
+        assert [row.parameters["n"] for row in table.read(disk / "sweep/sweep.csv")] == ["0", "1", "2", "3"]
 
 
 def test_a_sweep_that_is_left_early_gives_the_table_up(sweeps: Sweeps) -> None:

@@ -122,6 +122,7 @@ def test_files_travel_by_token_alone(service: Secure) -> None:
     assert run(service, FILES, "Azure Batch Data Contributor", *DATA) == [5, 20_000_000, 5]
 
 
+@pytest.mark.timeout(900)  # large objects over HTTPS
 def test_a_map_runs_by_token_alone_with_the_roles_that_the_documentation_names(service: Secure) -> None:
     doubled, large, larger, error, told, seen = run(service, MAP, "Azure Batch Data Contributor", *DATA)
     assert doubled == [x * 2 for x in range(30)]

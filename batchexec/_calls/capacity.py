@@ -10,6 +10,8 @@ from batchexec.config import BatchConfig
 if TYPE_CHECKING:
     from batchexec._engine.pools.resources import Place
 
+_MOST_HERE = 256  # the service's limit for the slots of a node, which this machine is
+
 
 class Capacity:
     """`where` is "local", "azure" or "inline"."""
@@ -25,7 +27,7 @@ class Capacity:
         if self._where == "azure":
             most = self._config.max_nodes * self._config.slots_per_node
             return min(self._max_workers or most, most)
-        return self._max_workers or os.cpu_count() or 1
+        return min(self._max_workers or os.cpu_count() or 1, _MOST_HERE)
 
     @property
     def at_once(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from batchexec.command import Command
 
 _FILE = "sweep.csv"
+_log = logging.getLogger("batchexec")
 
 
 class Sweep:
@@ -37,6 +39,7 @@ class Sweep:
         self._items: dict[int, int] = {}
         self._open: set[int] = set()  # indices of runs that are not over
         self._complete = False
+        self._warned = False  # that the table cannot be written
         path = root / name
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -111,8 +114,8 @@ class Sweep:
             row = lines.line(item, run.key, run.parameters, outcome, node, seconds, self.root)
             result = lines.result_of(outcome)
             if self.resume and result is not None:
-                lines.keep(self.root, row, result)
-            self._table.add(row)
+                self._write(lambda: lines.keep(self.root, row, result))
+            self._write(lambda: self._table.add(row))
             self._open.discard(index)
         self._look()
 
@@ -135,9 +138,21 @@ class Sweep:
             if self._complete and not self._open:
                 self._complete = False  # once
                 try:
-                    self._table.finish()
+                    self._write(self._table.finish)
                 finally:
                     self._file_lock.release()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """A run has its result whether or not the disk has room for its line."""
+        try:
+            write()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    f"{str(self._table.path)!r} cannot be written: {error.strerror or error}. The results are not "
+                    "touched by that; a map with resume= runs again what the table lacks"
+                )
 
     def _place_for(self, key: str, index: int) -> int:
         """A number for a run that the table does not know: the one of the same parameters for another command, its
@@ -153,6 +168,6 @@ class Sweep:
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"the table of the sweep, {str(path)!r}, cannot be written: {error.strerror or error}. Choose another directory "
-        "by output_dir= of BatchExecutor, or resume="
+        f"the table of the sweep, {str(path)!r}, cannot be written: {error.strerror or error}. Choose another "
+        "directory by output_dir= of BatchExecutor, or resume="
     )

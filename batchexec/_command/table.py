@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import re
@@ -44,18 +45,24 @@ class Table:
         names = dict.fromkeys(name for row in self.rows.values() for name in row.parameters)
         names.update(dict.fromkeys(parameters))
         self._parameters = list(names)
+        self._torn = False  # whether the file may lack columns, or the end of a line
         self._rewrite()
 
     def add(self, row: Row) -> None:
         """Append a line, in one write."""
         new = [name for name in row.parameters if name not in self._parameters]
         self.rows[row.item] = row
-        if new:  # a later row has a parameter that no row before it had
+        if new or self._torn:  # a later row has a parameter that no row before it had, or a write failed
             self._parameters += new
+            self._torn = True
             self._rewrite()
             return
+        line = self._lines([row])
+        self._torn = True
         with open(self.path, "ab", buffering=0) as file:
-            file.write(self._lines([row]))
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn = False
 
     def finish(self) -> None:
         """Bring the lines into the order of the runs."""
@@ -70,6 +77,7 @@ class Table:
                 file.write(_line(columns))
                 file.write(self._lines(ordered))
             os.replace(scratch, self.path)
+            self._torn = False
         finally:
             scratch.unlink(missing_ok=True)
 

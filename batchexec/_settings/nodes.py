@@ -17,7 +17,13 @@ def derive(given: dict[str, Given], default_size: str, here: bool) -> list[str]:
     work runs on this machine, where no registry is logged in to."""
     problems = []
     image, agent = given.get("os_image"), given.get("node_agent_sku")
-    if image and agent is None:
+    windows = next((one for one in (image, agent) if one is not None and "windows" in one.value.lower()), None)
+    if windows is not None:
+        problems.append(
+            "os_image: neither functions nor Commands run on Windows, the worker needs Linux; "
+            f"got {quoted(windows.value)} ({_of(windows)})"
+        )
+    elif image and agent is None:
         release = re.search(r"(?i)ubuntu.*?(\d\d)[._-]?(04)", image.value)
         if release:
             sku = f"batch.node.ubuntu {release[1]}.{release[2]}"

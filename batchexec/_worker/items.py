@@ -74,6 +74,8 @@ def run_items(
 
 def _describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """`name(args)`, short: for messages only."""
+    if getattr(function, "calls_its_first", False) and args:
+        function, args = args[0], args[1:]
     shorten = reprlib.Repr()
     shorten.maxother = shorten.maxstring = 60
     try:

@@ -37,6 +37,8 @@ class ParallelCall:
         the call's own. None: all are.
     """
 
+    calls_its_first = True  # messages name the user's function, not this
+
     def __init__(self, cores: int, threads: int | None, mapped_bytes: int | None) -> None:
         self._cores = cores
         self._threads = threads

@@ -61,7 +61,7 @@ def test_a_node_on_which_everything_ends_with_126(service: Faulty, pool: str) ->
 def test_a_task_that_the_service_ends(service: Faulty, pool: str) -> None:
     job = service.job(pool)
     service.arm({"kind": "end", "seconds": 0.1, "match": {"job": job}})
-    assert service.run(job, "sleep 60").execution_info.failure_info.code == "TaskEnded"
+    assert service.run(job, "sleep 1000").execution_info.failure_info.code == "TaskEnded"
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -27,7 +27,7 @@ from manual_service import emulated
 from batchexec.emulator.clock import ManualClock
 from batchexec.emulator.persistence.datadir import DataDirectory
 
-SLEEPS = "/bin/sleep 60"
+SLEEPS = "/bin/sleep 1000"
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_tasks_at_work_go_back_to_the_queue_and_run_again(kept: Kept, tmp_path: 
     until(mark.exists)
     service.running(job, "terminated")
     node = client.get_task(job, "long").node_info.node_id
-    at_work = ["/bin/sleep 60", "sleep 300", "sleep 300"]
+    at_work = [SLEEPS, "sleep 300", "sleep 300"]
     processes = until(
         lambda: processes_of(str(kept.data / "nodes")),
         lambda found: sorted(line.strip() for line in found.values() if line.strip() in at_work) == at_work,

@@ -123,10 +123,13 @@ class Automatic:
         return found
 
     def _require(self, one: Installed, reason: str) -> None:
+        extras = ",".join(sorted(self._extras.get(one.name, ())))
+        name = f"{one.name}[{extras}]" if extras else one.name
         if not self._shipped(one):
-            extras = ",".join(sorted(self._extras.get(one.name, ())))
             version = "" if one.name in self._constrained else f"=={self._version(one)}"
-            self._made.requirements.append(f"{one.name}{f'[{extras}]' if extras else ''}{version}")
+            self._made.requirements.append(f"{name}{version}")
+        elif extras:  # what they bring is not in the wheel
+            self._made.requirements.append(name)
         self._made.reasons[one.name] = reason
         self._checked(one)
 
