@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from ._calls.caller import Caller
+from ._calls.mapping import MapIterator
 from ._exits import interrupt, wait_for
 from ._wire import names
 from .config import BatchConfig
 from .errors import BrokenBatchExecutor, NestedExecutorError
-from .futures import BatchFuture, MapIterator
+from .futures import BatchFuture
 
 if TYPE_CHECKING:
     from ._command.sending import CommandSender

@@ -1,8 +1,9 @@
-"""A process that makes an environment of a node, and then stays as a task that uses it."""
+"""A process that makes an environment of a node, and then stays as a task that uses it; what there is on nodes."""
 
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import subprocess
 import sys
@@ -16,6 +17,16 @@ MADE = "made"  # a file in an environment that names the process which made it
 
 def build_quickly(directory: str, scratch: str) -> None:
     Path(directory, MADE).write_text(str(os.getpid()))
+
+
+def environments(root: Path) -> list[Path]:
+    """What there is on all nodes, but for locks, links and notes: environments, whole or half made."""
+    return [path for path in entries(root, "*.*") if path.is_dir()]
+
+
+def entries(root: Path, pattern: str) -> list[Path]:
+    """Of the environments' directories of all nodes, also while some of these are removed (as `Path.glob` cannot)."""
+    return [Path(path) for path in glob.glob(f"{root}/nodes/*/shared/batchexec/environments/{pattern}")]
 
 
 class Other:

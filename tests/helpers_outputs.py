@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import threading
 from typing import IO
 
 NAMES = (
@@ -87,21 +86,6 @@ def write_log(number: int) -> int:
     _log[0].write(f"{number}\n")
     _log[0].flush()
     return number
-
-
-def cut_off_for_ever(name: str) -> None:
-    """Leave a file that a thread goes on to write to and to cut off."""
-    file = open(name, "w")  # noqa: SIM115
-    file.write("begun")
-    file.flush()
-
-    def go_on() -> None:
-        while True:
-            file.write("x" * 1000)
-            file.flush()
-            file.truncate(0)
-
-    threading.Thread(target=go_on, daemon=True).start()
 
 
 def home() -> tuple[str, str, bool]:

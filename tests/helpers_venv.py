@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pip
+from helpers_wheels import installed
+
 
 class Interpreter:
     """An empty virtual environment."""
@@ -18,3 +21,13 @@ class Interpreter:
     def fails_to_import(self, module: str) -> bool:
         found = subprocess.run([self.python, "-I", "-c", f"import {module}"], capture_output=True, text=True)
         return f"No module named '{module}'" in found.stderr
+
+
+def interpreter(folder: Path, *packages: Path, with_pip: bool = True) -> str:
+    """Its path, with these wheels installed: one of its own for each test, so that no environment of another fits."""
+    made = Interpreter(folder)
+    if with_pip:
+        (made.site_packages / "pip").symlink_to(Path(str(pip.__file__)).parent)
+    for package in packages:
+        installed(made.site_packages, package)
+    return made.python

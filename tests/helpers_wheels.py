@@ -8,6 +8,7 @@ import csv
 import hashlib
 import importlib
 import io
+import os
 import subprocess
 import sys
 import zipfile
@@ -52,6 +53,12 @@ def wheel(
         for path, text in content.items():
             archive.writestr(path, text)
     return target
+
+
+def large_wheel(folder: Path, name: str, megabytes: int) -> None:
+    """Put a wheel of noise into `folder`, which does not shrink."""
+    noise = os.urandom(megabytes << 19).hex()
+    wheel(folder, name, files={f"{name}.py": "VERSION = '1.0'\n", f"{name}_noise.txt": noise})
 
 
 def installed(site_packages: Path, made: Path, **origin: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,10 +21,17 @@ from hypothesis import strategies as st
 from test_command import is_alive
 from test_tampered import node_held, waiting
 
-from batchexec import BatchExecutor, Command, CommandResult
+from batchexec import BatchConfig, BatchExecutor, Command, CommandResult
 from batchexec._command.shell_texts import PLACE, places
+from batchexec._engine import jobs
+from batchexec._source.packages import requirements_files
 from batchexec._wire import archives, envelope, names
-from batchexec.errors import FilesError, TamperedError
+from batchexec._worker import locks
+from batchexec._worker.disk import neighbours, room, units
+from batchexec._worker.packages.install_failures import InstallError
+from batchexec._worker.packages.pip_settings import PipSettings
+from batchexec._worker.packages.runs import Runs, Work
+from batchexec.errors import BatchExecError, ConfigError, FilesError, RequirementsError, TamperedError
 
 HOSTILE = ["$(touch run)", "`touch run`", "; touch run #", "'; touch run; '", "\ntouch run", "a[$(touch run)]", "a b"]
 
@@ -78,7 +87,7 @@ def test_elsewhere_it_arrives_as_it_is(text: str, here: Path) -> None:
         assert not shown.outputs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("ab \n'\"`\\$(){}#<;|&" + PLACE, max_size=40))
 def test_every_placeholder_of_any_text_has_its_place(text: str) -> None:
     assert len(places(text)) == text.count(PLACE)
@@ -166,6 +175,15 @@ def test_a_table_names_no_file_outside_of_its_directory(here: Path) -> None:
         assert [one.outputs for one in ex.map(command, [{"n": 1}], resume="sweep")] == [first.outputs]
 
 
+def test_a_table_has_values_as_they_are(here: Path) -> None:
+    values = ["=1+1", "@sum", "+5", -5, "a,b", 'a"b', "a\nb", "\tx"]
+    command = Command("printf %s {x}")
+    with BatchExecutor(where="inline") as ex:
+        list(ex.map(command, [{"x": value} for value in values], resume="sweep"))
+    with open("sweep/sweep.csv", newline="") as file:
+        assert [row["x"] for row in csv.DictReader(file)] == [str(value) for value in values]
+
+
 # results that somebody else writes
 
 
@@ -221,6 +239,204 @@ def test_forged_results_fail_their_own_calls_alone(
             account.only_container().upload_blob(names.result_blob(number, 0), data)
     assert all(isinstance(future.exception(60), TamperedError) for future in futures[:-1])
     assert futures[-1].result(60) == 2 * len(FORGED)
+
+
+def test_what_else_lies_among_a_jobs_packs_is_not_fetched(
+    account: Account, executor: Callable[..., BatchExecutor]
+) -> None:
+    ex = executor()
+    assert list(ex.map(work.double, range(3))) == [0, 2, 4]
+    (job,) = account.jobs()
+    container = account.only_container()
+    (name,) = container.list_blob_names(name_starts_with="in/")
+    pack = container.download_blob(name).readall()
+    number = int(name.removeprefix("in/"))
+    for other in ("evil", f"{number}", f"+{number:07d}", f"{number:07d}\u0661", f"{number:09d}", f"other/{number:08d}"):
+        name = f"in/{other}"
+        container.upload_blob(name, pack)
+    config = BatchConfig(**account.settings)
+    assert [item.value for item in jobs.fetch(config, job)] == [0, 2, 4]
+    container.upload_blob("in/00000099", pack)
+    with pytest.raises(BatchExecError, match=r"in/00000099 of job .* is not what its client wrote"):
+        jobs.fetch(config, job)
+
+
+# what other tasks of a node have left where room is made
+
+
+def cache_of(directory: Path, **contents: str) -> Path:
+    """A job's cache that nobody uses."""
+    for folder in ("locks", "files", "kept"):
+        (directory / folder).mkdir(parents=True)
+    (directory / "locks/room").write_text("0")
+    for name, text in contents.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture
+def node(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shared directory of a node; the cache `mine` knows of what is linked in `batchexec/caches`."""
+    shared = here / "shared"
+    (shared / "batchexec/caches").mkdir(parents=True)
+    monkeypatch.setenv("AZ_BATCH_NODE_SHARED_DIR", str(shared))
+    cache_of(here / "mine")
+    return shared
+
+
+def link(node: Path, cache: Path) -> None:
+    (node / "batchexec/caches" / cache.name).symlink_to(cache)
+
+
+def test_room_is_made_in_caches_alone(here: Path, node: Path) -> None:
+    secret = here / "victim/deep/secret"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("not of any cache")
+    (here / "victim/file").write_text("neither")
+    kept = [secret, here / "victim/file"]
+
+    led = cache_of(here / "led", blob="goes")
+    for name, target in (("files", "victim"), ("kept", "victim")):
+        (led / name).rmdir()
+        (led / name).symlink_to(here / target)
+    (led / "link").symlink_to(secret)
+    locked_elsewhere = here / "locked"
+    locked_elsewhere.mkdir()
+    (locked_elsewhere / "locks").symlink_to(led / "locks")
+    (locked_elsewhere / "blob").write_text("stays")
+    linked_lock = cache_of(here / "linked", blob="stays")
+    (linked_lock / "locks/room").unlink()
+    (linked_lock / "locks/room").symlink_to(led / "locks/room")
+    no_link = cache_of(node / "batchexec/caches/no-link", blob="stays")
+    kept += [cache / "blob" for cache in (locked_elsewhere, linked_lock, no_link)]
+
+    odd = cache_of(here / "odd", blob="goes")
+    (odd / "kept/set").symlink_to(here / "victim")
+    (odd / "kept/other.part").symlink_to(here / "victim")
+    (odd / "locks/use-directory").mkdir()
+    (odd / "locks/use-link").symlink_to(secret)
+    for cache in (led, locked_elsewhere, linked_lock, odd):
+        link(node, cache)
+
+    assert room.empty(str(here / "mine")) > 0
+    assert all(path.is_file() for path in kept)
+    assert not (led / "blob").exists()
+    assert not (odd / "blob").exists()
+    assert not os.listdir(odd / "kept"), "the links have gone, and nothing that they lead to"
+
+
+@pytest.mark.parametrize("name", ["locks/room", "locks/use-set", "locks/make-set"])
+def test_a_pipe_in_the_place_of_a_lock_holds_up_nobody(here: Path, node: Path, name: str) -> None:
+    other = cache_of(here / "other", blob="text")
+    (other / name).unlink(missing_ok=True)
+    os.mkfifo(other / name)
+    link(node, other)
+    room.empty(str(here / "mine"))
+    assert (other / "blob").exists() == (name == "locks/room"), "without its lock it is no cache"
+    for take in (locks.take, locks.take_now, locks.take_itself, locks.take_beside, locks.take_part):
+        with pytest.raises(OSError, match="no file to lock"):
+            take(str(other / name))
+
+
+def test_a_lock_leads_nowhere_else(here: Path) -> None:
+    (here / "lock").symlink_to(here / "made")
+    with pytest.raises(OSError, match="symbolic links"):
+        locks.take(str(here / "lock"))
+    assert not (here / "made").exists()
+
+
+@pytest.mark.parametrize("text", ["", "never", "-1", "9" * 32, "\0" * 32])
+def test_what_a_cache_takes_is_counted_where_it_is_not_known(here: Path, node: Path, text: str) -> None:
+    noted = here / "mine/locks/room"
+    noted.write_text(text)
+    (here / "mine/blob").write_bytes(bytes(5000))
+    room.make(str(here / "mine"), [4096])
+    least = room._Disk.of(str(here)).least
+    there = units.total(str(here / "mine"), least) if text else 0  # a cache without a number is a new one
+    assert int(noted.read_text()) == there + units.cost(4096, least)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a directory away")
+def test_no_other_user_says_where_room_is_made(here: Path, node: Path) -> None:
+    ours = cache_of(here / "ours", blob="stays")
+    link(node, ours)
+    package = node / "batchexec/environments/cache/package"
+    package.mkdir(parents=True)
+    os.chown(node / "batchexec", 12345, -1)
+    neighbours.join(str(here / "mine"))
+    room.empty(str(here / "mine"))
+    neighbours.drop_packages()
+    assert (ours / "blob").exists()
+    assert package.exists()
+    assert len(os.listdir(node / "batchexec-0/caches")) == 1
+
+
+# what installers say
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("https://me:se'cret@index.example/simple", ["se'cret", "se%27cret"]),
+        ('https://me:se"cret@index.example/simple', ['se"cret']),
+        ("https://me:se%2Fcret@index.example/simple", ["se%2Fcret", "se/cret"]),
+        ("https://secret-token@index.example/simple", ["secret-token"]),
+        ("https://secret-token:@index.example/simple", ["secret-token"]),
+        ("https://secret-token:x-oauth-basic@index.example/simple", ["secret-token"]),
+        ("https://index.example/simple?token=secret-token", ["secret-token"]),
+    ],
+)
+def test_no_login_is_an_argument_or_in_a_text(url: str, secrets: list[str]) -> None:
+    for options in (["--index-url", url], [f"--index-url={url}"], [f"-i{url}"]):
+        given = PipSettings({"options": options})
+        said = given.masked(f"cannot reach {url}, nor <{url}>: {' '.join(secrets)} is not welcome")
+        for secret in secrets:
+            assert secret not in " ".join(given.arguments())
+            assert secret not in said
+        assert not [secret for secret in secrets for word in given.identity() if secret in word]
+    assert not [secret for secret in secrets if secret in PipSettings({"proxy": url}).masked(f"{url} {secrets[0]}")]
+
+
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+def test_a_login_that_its_own_sign_ends_is_refused_unseen(here: Path, sign: str) -> None:
+    url = f"https://me:sec{sign}ret@index.example/simple"
+    for fields in ({"pip_options": ["--index-url", url]}, {"pip_options": [f"-i{url}"]}, {"proxy": url}):
+        with pytest.raises(ConfigError, match="a login with %2F") as caught:
+            BatchConfig(**fields)  # type: ignore[arg-type]
+        assert "sec" not in str(caught.value)
+    (here / "requirements.txt").write_text(f"--index-url {url}\n")
+    for lines in (["requirements.txt"], [f"tool @ {url}"], [f"-r {url}"], [f"-c {url}"]):
+        with pytest.raises((ConfigError, RequirementsError)) as caught_too:
+            requirements_files.read(BatchConfig(requirements=lines).requirements or (), local=False)
+        assert "sec" not in str(caught_too.value)
+
+
+LOUD = r"""
+import sys
+write = sys.stdout.write
+write("\x1b]0;title\x07\x1b[31mred\x1b[0m https://me:hun\x1b[0mter22@index.example/\rdone\n")
+write(" ".join(["word"] * 3270) + " at https://me:hunter22@index.example/ hunter22\n")
+for _ in range(200):
+    write("://" * 20_000)
+write("\nlast words, hunter22\n")
+sys.exit(1)
+"""
+
+
+def test_whatever_an_installer_says_is_bounded_plain_and_masked(here: Path) -> None:
+    given = PipSettings({"options": ["--index-url", "https://me:hunter22@index.example/"]})
+    heard: list[str] = []
+    run = Runs(dict(os.environ), Work([], [], {}, None, given, str(here), str(here)), heard.append)
+    with pytest.raises(InstallError) as caught:
+        run("pip", [sys.executable, "-c", LOUD])
+    assert "last words, ****" in str(caught.value)
+    for text in (*heard, str(caught.value)):
+        assert "hunter" not in text
+        assert "\x1b" not in text
+        assert "\r" not in text
+        assert len(text) < 20_000
+    assert heard[0] == "red https://****@index.example/"
+    assert heard[-1] == "last words, ****"
 
 
 # programs on a node

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import helpers_work as work
 import pytest
 import tenacity
 from helpers_disks import small_disk
+from helpers_http import serving
 from helpers_service import Account, scrubbed, service, until
 
 from batchexec import BatchExecutor
@@ -318,13 +319,8 @@ def web_page(status: int, headers: dict[str, str]) -> Iterator[str]:
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = answer
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Page) as url:
+        yield url
 
 
 @pytest.mark.parametrize("setting", ["batch_endpoint", "blob_endpoint"])

@@ -40,6 +40,13 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert capsys.readouterr().out.startswith(f"usage: batchexec {name}")
 
 
+def test_results_are_not_fetched_to_where_their_table_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["fetch", "some-job", "--to", "runs.csv"])
+    assert end.value.code == 2
+    assert "--to names the pickle file" in capsys.readouterr().err
+
+
 def test_a_mistake_of_configuration_is_one_line_not_a_traceback() -> None:
     done = run("demo", "--small", "--where", "azure")
     assert done.returncode == 1

@@ -111,8 +111,8 @@ def test_a_text_that_cannot_be_meant_is_refused_where_it_is_written(text: str, s
 
 
 def test_what_a_shell_would_do_may_be_quoted() -> None:
-    assert words(Command(f"{WORDS} '|' 'a > b' '$HOME' \"`b`\" \\$HOME 'a;' 5$ $")) == [
-        *("|", "a > b", "$HOME", "`b`", "$HOME", "a;", "5$", "$")
+    assert words(Command(f"{WORDS} '|' 'a > b' '$HOME' \"`b`\" \\$HOME 'a;' \\; 5$ $")) == [
+        *("|", "a > b", "$HOME", "`b`", "$HOME", "a;", ";", "5$", "$")
     ]
     assert Command("printf x | tr x y", shell=True)().stdout == "y"
 
@@ -362,6 +362,18 @@ def test_a_script_that_is_not_here_is_refused(here: Path) -> None:
     assert Command("sh late.sh", inputs="{which}.sh")(which="late").stdout == "late\n"
 
 
+def test_a_text_that_names_a_file_is_explained(here: Path) -> None:
+    (here / "data").mkdir()
+    Path("data/a.dat").write_text("a")
+    command = Command("cat {mesh}")
+    with pytest.raises(CommandFailed, match=r"given as a text, which is not sent: mesh=Path\('data/a\.dat'\) is"):
+        command(mesh="data/a.dat")
+    assert command(mesh=Path("data/a.dat")).stdout == "a"
+    with pytest.raises(CommandFailed) as failure:
+        Command("sh -c 'cat \"$0\"; exit 1' {mesh}", inputs="data")(mesh="data/a.dat")
+    assert "Path(" not in str(failure.value)
+
+
 def test_a_pattern_that_no_shell_reads_is_explained(here: Path) -> None:
     Path("a.dat").write_text("a")
     with pytest.raises(CommandFailed, match=r"name them, inputs=\{'files': '\*\.dat'\}, and write \{files\}"):
@@ -387,6 +399,8 @@ def test_an_app_is_on_the_path_of_its_programs(here: Path, kind: str) -> None:
     assert command().stdout == "data data help\n"
     assert Command("tool {app}", app=given, shell=True)().stdout == "data data help\n"
     assert Command("{app}/helper", app=given)().stdout == "help\n"
+    with pytest.raises(FilesError, match=r"no 'bin/helper' in the app 'pack"):
+        Command("{app}/bin/helper", app=given)()
 
 
 def zipped_with_modes(path: str, folder: Path) -> str:
@@ -482,7 +496,7 @@ def test_nothing_is_written_through_a_link_of_an_archive(here: Path) -> None:
         (b"#!\n", 0o755, "names no interpreter"),
         (b"print(1)\n", 0o755, "begins with '#!'"),
         (b"#!/bin/sh -e\n", 0o644, r"chmod \+x it, .* as in 'sh "),
-        (b"#!/usr/bin/env perl\n", 0o644, r"chmod \+x it, .* as in 'perl "),
+        (b"#!/usr/bin/env -S A=/b perl -w\n", 0o644, r"chmod \+x it, .* as in 'perl "),
         (b"\x7fELF\x02\x01\x01" + b"\0" * 9 + b"\x02\0\xb7\0" + b"\0" * 44, 0o755, "for aarch64"),
         (b"\x7fELF\x02\x01", 0o755, "a broken ELF file"),
         (b"", 0o755, "neither a program"),

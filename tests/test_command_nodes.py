@@ -28,7 +28,7 @@ from test_command import HOSTILE, is_alive
 
 from batchexec import BatchExecutor, BlobPath, Command, CommandResult
 from batchexec._cli import main
-from batchexec.errors import BrokenBatchExecutor, CommandFailed, FilesError, OutputError, WorkerCrashedError
+from batchexec.errors import BrokenBatchExecutor, CommandFailed, FilesError, NodeError, OutputError, WorkerCrashedError
 
 account = account_in_root(with_fixed_pool)
 
@@ -175,6 +175,18 @@ def test_a_module_that_makes_a_command_is_imported_on_nodes(
 def test_a_command_that_a_task_calls_is_refused(executor: Callable[..., BatchExecutor]) -> None:
     with executor() as ex, pytest.raises(RuntimeError, match=r"was called within a task: give it to submit or map"):
         ex.submit(lambda: Command("true")()).result()
+
+
+def test_what_broke_an_executor_is_raised_without_the_frames_of_earlier_calls(here: Path) -> None:
+    with BatchExecutor(1, where="local", start_command="echo no >&2; exit 3") as ex:
+        error = ex.submit(Command("true")).exception()
+        depths = []
+        for _ in range(3):
+            with pytest.raises(NodeError, match="no") as again:
+                ex.submit(Command("true"))
+            assert again.value is error
+            depths.append(len(again.traceback))
+    assert depths[0] == depths[1] == depths[2]
 
 
 def test_failures_are_results_and_their_neighbours_run(executor: Callable[..., BatchExecutor]) -> None:

@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(streams, name, size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pieces=st.lists(st.binary(min_size=1, max_size=40), max_size=12), before=st.integers(0, 60))
 def test_the_log_has_all_or_says_what_it_has_not(pieces: list[bytes], before: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as log:

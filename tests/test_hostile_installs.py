@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import importlib
 import io
 import json
@@ -18,15 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pip
 import pytest
 from helpers_disks import small_disk
+from helpers_environments import entries, environments
 from helpers_fixtures import account_in_root
 from helpers_index import PASSWORD, Index, index
 from helpers_packages import crash_in_environment, make_wheels, use_large, use_made, use_second, version_of
 from helpers_service import Account, processes_of, service, until
-from helpers_venv import Interpreter
-from helpers_wheels import installed, on_path, options, wheel
+from helpers_venv import interpreter
+from helpers_wheels import installed, large_wheel, on_path, options, wheel
 from helpers_work import double
 
 from batchexec import BatchExecutor
@@ -51,16 +50,6 @@ def packages(links: Path) -> Iterator[Index]:
         yield running
 
 
-def interpreter(folder: Path, *packages: Path, with_pip: bool = True) -> str:
-    """One of its own for each test, so that no environment of another test fits."""
-    made = Interpreter(folder)
-    if with_pip:
-        (made.site_packages / "pip").symlink_to(Path(str(pip.__file__)).parent)
-    for package in packages:
-        installed(made.site_packages, package)
-    return made.python
-
-
 @pytest.fixture
 def settings(account: Account, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """Of an executor on the only node of a pool, which has two slots; more executors get the same node."""
@@ -70,16 +59,6 @@ def settings(account: Account, tmp_path: Path) -> Iterator[dict[str, Any]]:
     python = interpreter(tmp_path / "worker")
     yield {**account.settings, **own, "python": python, "requirements": MADE}
     account.batch.begin_delete_pool(name)
-
-
-def environments(root: Path) -> list[Path]:
-    """What there is on all nodes, but for locks, links and notes: environments, whole or half made."""
-    return [path for path in entries(root, "*.*") if path.is_dir()]
-
-
-def entries(root: Path, pattern: str) -> list[Path]:
-    """Of the environments' directories of all nodes, also while some of these are removed (as `Path.glob` cannot)."""
-    return [Path(path) for path in glob.glob(f"{root}/nodes/*/shared/batchexec/environments/{pattern}")]
 
 
 def failures_of(executor: BatchExecutor, root: Path) -> list[dict[str, Any]]:
@@ -225,14 +204,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "disk"
 
 
-def large(folder: Path, name: str, megabytes: int) -> None:
-    """Noise, which does not shrink."""
-    noise = os.urandom(megabytes << 19).hex()
-    wheel(folder, name, files={f"{name}.py": "VERSION = '1.0'\n", f"{name}_noise.txt": noise})
-
-
 def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_path: Path) -> None:
-    large(links, "large", 6)
+    large_wheel(links, "large", 6)
     filler = disk / "filler"
     filler.write_bytes(bytes(17 << 20))
     own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
@@ -252,7 +225,7 @@ def test_a_full_disk_is_said_and_not_remembered(links: Path, disk: Path, tmp_pat
 def test_on_a_small_disk_environments_that_nobody_uses_make_room(links: Path, disk: Path, tmp_path: Path) -> None:
     names = [f"large{number}" for number in range(3)]
     for name in names:
-        large(links, name, 8)
+        large_wheel(links, name, 8)
     own = {"max_workers": 1, "echo": False, "progress": False, "python": interpreter(tmp_path / "worker")}
     with service("--slots", "1", root=disk / "service") as account:
         settings = {**account.settings, **own, "pool_id": account.fixed_pool(slots=1), "create_pool": False}

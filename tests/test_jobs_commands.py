@@ -61,7 +61,7 @@ def test_an_interrupted_job_can_be_fetched_and_cleaned_away(account: Account, tm
     until(account.jobs, lambda jobs: jobs == {job: "completed"})
     assert f"batchexec fetch {job}".encode() in said
 
-    file = tmp_path / "results.pickle"
+    file = tmp_path / "new" / "results.pickle"
     fetched = command(environment, "fetch", job, "--to", str(file))
     assert fetched.returncode == 0, fetched.stderr
     items = pickle.loads(file.read_bytes())

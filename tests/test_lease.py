@@ -43,11 +43,7 @@ async def only_job(here: Here) -> Any:
 
 async def running_job(here: Here) -> Any:
     """The only job, once its task runs."""
-
-    async def runs() -> bool:
-        return (here.root / "runs").exists()
-
-    await until(runs, bool)
+    await until((here.root / "runs").exists)
     return await only_job(here)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from azure.storage.blob import generate_blob_sas
 from helpers_disks import small_disk
-from helpers_service import Account, service, until
+from helpers_processes import in_process
+from helpers_service import Account, until
+from helpers_staged import count, gets, service_of_a_job, stage, store_of
 
 from batchexec._wire import files
 from batchexec._worker import locks
@@ -26,15 +24,13 @@ from batchexec._worker.disk import room
 from batchexec._worker.files.placing import NodeFiles
 from batchexec._worker.refusals import Refusal
 from batchexec._worker.shared_trees import SharedTrees
-from batchexec._worker.store import Store
 
 LARGE = 1_500_000
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Account]:
-    with service() as account:
-        account.blobs.create_container("job")
+    with service_of_a_job() as account:
         yield account
 
 
@@ -51,7 +47,8 @@ class Staged:
         self._account = account
         blobs = [b"".join(contents.values())] if together else list(contents.values())
         self.names = [f"b-{hashlib.sha256(data).hexdigest()[:20]}" for data in blobs]
-        self.sources = [self._uploaded(name, data) for name, data in zip(self.names, blobs, strict=True)]
+        uploads = zip(self.names, blobs, strict=True)
+        self.sources = [files.Source(name, stage(account, name, data), None) for name, data in uploads]
         placed = []
         start = 0
         for number, (path, data) in enumerate(contents.items()):
@@ -62,23 +59,10 @@ class Staged:
         self.listing = files.Listing(["empty"], self.sources, placed)
         self.id = hashlib.sha256(files.dump(self.listing)).hexdigest()
 
-    def _uploaded(self, name: str, data: bytes) -> files.Source:
-        self._account.blobs.get_blob_client("job", name).upload_blob(data, overwrite=True)
-        ready = self._account.ready
-        sas = generate_blob_sas(
-            ready["storage_account"],
-            "job",
-            name,
-            account_key=ready["storage_key"],
-            permission="r",
-            expiry=datetime.now(timezone.utc) + timedelta(hours=1),
-        )
-        return files.Source(name, sas, None)
-
     def on(self, cache: Path) -> NodeFiles:
         """What a task of the node whose cache this is has at its hands."""
-        store = Store(f"{self._account.ready['blob_endpoint']}/job/")
-        return NodeFiles(SharedTrees(str(cache)), store, {self.id: files.plain(self.listing)}, bytes)
+        sets = {self.id: files.plain(self.listing)}
+        return NodeFiles(SharedTrees(str(cache)), store_of(self._account), sets, bytes)
 
     def place(self, cache: Path, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
@@ -89,16 +73,6 @@ def read(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
     }
-
-
-def gets(account: Account) -> int:
-    """Requests for blobs since `count`."""
-    return int(account.faults()[0]["matched"])
-
-
-def count(account: Account) -> None:
-    account.disarm()
-    account.arm({"kind": "delay", "seconds": 0, "match": {"service": "blob", "method": "GET", "blob": "b-*"}})
 
 
 def test_small_files_are_copied_and_large_ones_linked(account: Account, tmp_path: Path) -> None:
@@ -265,12 +239,6 @@ def test_a_kept_set_goes_when_nobody_uses_it(account: Account, tmp_path: Path) -
 # siblings
 
 
-def in_process(work: Callable[[], None]) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
-    process.start()
-    return process
-
-
 def test_siblings_wait_for_the_one_that_fetches(account: Account, tmp_path: Path) -> None:
     staged = Staged(account, {str(number): os.urandom(40_000) for number in range(5)}, together=True)
     count(account)
@@ -288,7 +256,7 @@ def test_one_that_is_killed_while_it_fetches_holds_up_nobody(account: Account, t
     match = {"service": "blob", "method": "GET", "blob": "b-*"}
     account.arm({"kind": "delay", "seconds": 600, "match": match, "count": 1})
     holder = in_process(lambda: staged.place(cache, tmp_path / "killed"))
-    until(lambda: account.faults()[0]["fired"], seconds=60)
+    until(lambda: account.faults()[0]["fired"])
     sibling = threading.Thread(target=staged.place, args=(cache, tmp_path / "there"))
     sibling.start()
     name = hashlib.sha256(staged.names[0].encode()).hexdigest()

@@ -17,7 +17,7 @@ from batchexec._engine.results.destinations import Unplaceable, parts
 from batchexec.errors import ConfigError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     contents=st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=40), st.booleans()), max_size=8),
     cuts=st.lists(st.integers(1, 60), min_size=1),

@@ -94,7 +94,7 @@ def test_paths_stay_what_they_are_when_the_user_goes_elsewhere(tmp_path: Path, m
     (tmp_path / "requirements.txt").write_text("numpy\n")
     (tmp_path / "pyproject.toml").write_text("[project]\nname='x'\n")
     monkeypatch.chdir(tmp_path)
-    lines = ["AUTO", "requirements.txt", "pyproject.toml[test]", ".[a]", "numpy>=2"]
+    lines = ["AUTO", "requirements.txt", "pyproject.toml[test]", ".[a]", "numpy>=2", "discord.py"]
     config = BatchConfig(requirements=[*lines, "-r requirements.txt", "-e .", "-c requirements.txt"])
     here = str(tmp_path)
     assert config.requirements == (
@@ -103,6 +103,7 @@ def test_paths_stay_what_they_are_when_the_user_goes_elsewhere(tmp_path: Path, m
         f"{here}/pyproject.toml[test]",
         f"{here}[a]",
         "numpy>=2",
+        "discord.py",
         f"{here}/requirements.txt",
         here,
         f"-c {here}/requirements.txt",

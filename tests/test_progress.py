@@ -96,7 +96,7 @@ def test_packages_are_what_the_first_tasks_may_wait_for(progress: Progress, caps
     progress.items_added(5)
     progress.opening()
     progress.working(installing=True)
-    progress.tick()
+    progress.pool({"targetDedicatedNodes": 1}, [{"state": "running"}])  # others wait meanwhile
     assert lines(progress, capsys) == ["batchexec: 0/5 items, 0:00, nodes may be installing packages"]
 
 

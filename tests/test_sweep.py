@@ -185,6 +185,29 @@ def test_two_writers_of_a_table_are_refused(sweeps: Sweeps) -> None:
     assert sorted(os.listdir(sweeps.root)) == [".sweep", "0", "1", "sweep.csv"]
 
 
+def test_a_table_that_was_saved_by_another_program_is_read(sweeps: Sweeps) -> None:
+    sweeps.bad(1)
+    sweeps.run(range(3))
+    sweeps.ran()
+    path = sweeps.root / "sweep.csv"
+    text = path.read_text()
+    rows = sweeps.table()
+    for row in rows:
+        row["exit_code"] += ".0"
+    with open(path, "w", newline="\r\n", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*rows[:2], {**rows[2], "seconds": "0,5"}])
+    sweeps.bad()
+    sweeps.run(range(3))
+    assert sweeps.ran() == [1, 2]  # what failed, and what could not be read
+    path.write_text(text.replace(",", ";"))
+    with pytest.raises(OutputError, match="separated by ';'"):
+        sweeps.run(range(3))
+    with pytest.raises(TypeError, match="resume= is the directory"):
+        sweeps._ex.map(Command("true"), [{}], resume=True)  # type: ignore[arg-type]
+
+
 def test_what_is_no_table_is_not_written_over(sweeps: Sweeps) -> None:
     sweeps.root.mkdir()
     (sweeps.root / "sweep.csv").write_text("my,own\n1,2\n")

@@ -158,9 +158,9 @@ def test_a_proxy_that_refuses(by: Installer, refusing: str) -> None:
     assert by.fails("--index-url", "https://index.invalid/simple", proxy=refusing) == "network proxy"
 
 
-def test_a_host_that_pip_does_not_ask_in_plain_text(tmp_path: Path, by: Installer) -> None:
-    if by.name == "pip":
-        assert by.fails("--index-url", "http://index.invalid/simple") == "network plain"
+@pytest.mark.parametrize("by", ["pip"], indirect=True)
+def test_a_host_that_is_not_asked_in_plain_text(by: Installer) -> None:
+    assert by.fails("--index-url", "http://index.invalid/simple") == "network plain"
 
 
 def test_the_client_is_told_what_to_do(tmp_path: Path, packages: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,9 @@ def test_what_a_task_imports_late_is_there_when_the_zip_is_gone(zipped: Path, tm
     copy.write_bytes(zipped.read_bytes())
     code = (
         "import importlib.util, os\n"
-        "from batchexec._worker import kept\n"
+        "from batchexec._worker import kept_archive\n"
         f"{magic}\n"
-        "kept.keep('batchexec', kept.__loader__)\n"
+        "kept_archive.keep('batchexec', kept_archive.__loader__)\n"
         "os.unlink(sys.path[-1])\n"
         "import batchexec._worker.logs, batchexec._wire.seeds\n"
         "print(batchexec._worker.logs.tail(sys.argv[0]))\n"

@@ -54,11 +54,7 @@ def main(argv: list[str]) -> int:
     except RequirementsError as error:
         print(f"the packages cannot be installed{f' ({error.kind})' if error.kind else ''}:\n{error}", file=sys.stderr)
         if error.kind == "network":
-            print(
-                "Nodes know nothing of your pip configuration: what they need stands in pip_options=, proxy= and "
-                "ca_bundle=.",
-                file=sys.stderr,
-            )
+            print("Nodes know nothing of your own pip's configuration.", file=sys.stderr)
         return 1
     for name, reason in sorted(failed.items()):
         print(f"cannot be imported there: {name}: {reason}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cloudpickle
 
 from batchexec.config import BatchConfig
+from batchexec.errors import OutputError
 
 
 def main(argv: list[str]) -> int:
@@ -28,17 +29,23 @@ def main(argv: list[str]) -> int:
         "DIR/sweep.csv, and a map with resume=DIR runs what is missing",
     )
     options = parser.parse_args(argv)
+    if options.to and Path(options.to).suffix == ".csv":
+        parser.error("--to names the pickle file; the table is written beside it, with the ending .csv")
     from batchexec._command import records
     from batchexec._engine import jobs
 
     found = jobs.look(BatchConfig.load(), options.job, options.outputs)
-    path = options.to or f"{options.job}.pickle"
-    with open(path, "wb") as file:
-        cloudpickle.dump([(item.call, item.number, records.value(item), item.error) for item in found.items], file)
+    path = Path(options.to or f"{options.job}.pickle")
+    table = Path(options.outputs, records.TABLE) if options.outputs else path.with_suffix(".csv")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            cloudpickle.dump([(item.call, item.number, records.value(item), item.error) for item in found.items], file)
+        runs = records.write_table(table.absolute(), found.items, found.unfinished, bool(options.outputs))
+    except OSError as error:
+        raise OutputError(f"{str(error.filename or path)!r} cannot be written: {error.strerror or error}") from error
     failed = sum(item.error is not None for item in found.items)
     print(f"{len(found.items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
-    table = Path(options.outputs, records.TABLE) if options.outputs else Path(path).with_suffix(".csv")
-    runs = records.write_table(table.absolute(), found.items, found.unfinished, bool(options.outputs))
     if runs:
         lacking = f" ({len(found.unfinished)} without a result)" if found.unfinished else ""
         print(f"{runs} runs{lacking} listed in {table}", file=sys.stderr)

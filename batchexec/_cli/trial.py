@@ -14,8 +14,7 @@ from typing import NamedTuple
 from batchexec._engine.results import unmet
 from batchexec._engine.sending import command, workerzip
 from batchexec._engine.sending.packages import Packages
-from batchexec._source.packages import needed as packages
-from batchexec._source.packages import scripts
+from batchexec._source.packages import needed, scripts
 from batchexec._wire import names
 from batchexec.config import BatchConfig
 from batchexec.errors import RequirementsError
@@ -71,7 +70,7 @@ class Trial:
 
     def __init__(self, config: BatchConfig, script: str) -> None:
         self._needed = scripts.needed_by(script)
-        packages.refuse_foreign(self._needed.local)
+        needed.refuse_foreign(self._needed.local)
         entries = config.requirements if config.requirements not in (None, ("none",)) else ("auto",)
         self._packages = Packages(config, "azure", entries or ("auto",), lambda text: None)
         self._plan = self._packages.plan(self._needed.third_party, self._needed.local)
@@ -79,7 +78,7 @@ class Trial:
     @property
     def listing(self) -> Listing:
         plan = self._plan
-        reasons = {packages.name_of(line): line for line in plan.requirements}
+        reasons = {needed.name_of(line): line for line in plan.requirements}
         lines = [(line, plan.reasons.get(name, plan.reasons.get(line, ""))) for name, line in sorted(reasons.items())]
         lines += [(name, plan.reasons.get(name, "travels as a wheel")) for name in sorted(plan.wheels)]
         return Listing(lines, plan.constraints, plan.warnings, sorted(self._needed.missing))

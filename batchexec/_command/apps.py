@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import posixpath
 import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from batchexec._source.files.sets import FileSet, file_set
-from batchexec._source.programs import executables as programs
+from batchexec._source.programs import executables
 from batchexec._wire import archives
 from batchexec.errors import FilesError
 
@@ -30,7 +31,9 @@ class App:
         if not os.path.exists(self.path):
             raise FilesError(f"app={str(path)!r} is not there: looked for it at {self.path!r}")
         if not archives.is_archive(self.path):
-            raise FilesError(f"app={str(path)!r} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.xz)")
+            raise FilesError(
+                f"app={str(path)!r} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)"
+            )
         self.archive = os.path.basename(self.path)
         self.files = file_set([(self.archive, self.path)])
         self.names = _content(*_version(self.path)).names
@@ -39,16 +42,21 @@ class App:
         """Whether a node would find this program in it, on its PATH or (`direct`) at this very path."""
         return self._place(name, direct) is not None
 
+    def lacks(self, name: str) -> bool:
+        """Whether nothing can be at this path: neither a file nor what a link in it leads to."""
+        parts = posixpath.normpath(name).split("/")
+        return self.names.isdisjoint("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+
     def check(
-        self, name: str, target: programs.Target, sent: frozenset[str], *, direct: bool = False
+        self, name: str, target: executables.Target, sent: frozenset[str], *, direct: bool = False
     ) -> tuple[str, ...]:
-        """As `programs.check`, for a program that it has. Raises FilesError."""
+        """As `executables.check`, for a program that it has. Raises FilesError."""
         place = self._place(name, direct)
         assert place is not None
         if self.archive:
             return _check_member(*_version(self.path), place, target, sent)
         path = os.path.join(self.path, *place.split("/"))
-        return tuple(programs.check(path, target, called=place, sent=sent))
+        return tuple(executables.check(path, target, called=place, sent=sent, written=f"{{app}}/{place}"))
 
     def _place(self, name: str, direct: bool) -> str | None:
         candidates = (name,) if direct else (name, f"bin/{name}")
@@ -82,7 +90,7 @@ def _content(path: str, mtime_ns: int, size: int) -> _Content:
 
 @functools.lru_cache(maxsize=64)
 def _check_member(
-    path: str, mtime_ns: int, size: int, place: str, target: programs.Target, sent: frozenset[str]
+    path: str, mtime_ns: int, size: int, place: str, target: executables.Target, sent: frozenset[str]
 ) -> tuple[str, ...]:
     wanted = _content(path, mtime_ns, size).top + place
     for member in archives.members(path):
@@ -92,5 +100,6 @@ def _check_member(
                 with open(copy, "wb") as file:
                     shutil.copyfileobj(member.content, file)
                 os.chmod(copy, 0o755 if member.executable else 0o644)
-                return tuple(programs.check(copy, target, called=f"{os.path.basename(path)}: {place}", sent=sent))
+                called = f"{os.path.basename(path)}: {place}"
+                return tuple(executables.check(copy, target, called=called, sent=sent, written=f"{{app}}/{place}"))
     return ()  # a link: the node will say

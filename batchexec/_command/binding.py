@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchexec._source.files.sets import FileSet
-from batchexec._source.programs import executables as programs
+from batchexec._source.programs import executables
 from batchexec.errors import FilesError
 
 from .apps import App
@@ -45,7 +45,7 @@ class Bound:
         self,
         command: Command,
         *,
-        target: programs.Target | None = None,
+        target: executables.Target | None = None,
         files: FileSet | None = None,
         outputs: Sequence[str] = (),
     ) -> None:
@@ -65,7 +65,7 @@ class Bound:
         # What the others hold is known later.
         unknown = any(not one.shared or isinstance(one.where, BlobPath) for one in self._texts.inputs)
         unknown = unknown or (files is not None and bool(files.blobs))
-        self._program = Program(self._words, shared, self._app, target or programs.this_machine(), unknown)
+        self._program = Program(self._words, shared, self._app, target or executables.this_machine(), unknown)
         self.shared = merged((files, shared.set() if shared else None))
         self._shared_paths = {entry.path: entry.sha256 for entry in self.shared.entries} if self.shared else {}
         self._program.check(self._shared_paths)
@@ -137,6 +137,12 @@ class Bound:
                 if text not in self._shared_paths and not text.startswith("-") and _is_file(text):
                     found.append(text)
         return found
+
+    def texts_of_files(self, run: Run) -> list[tuple[str, str]]:
+        """Parameters that name a file here which was not sent, as they are texts."""
+        sent = {*self._shared_paths, *(entry.path for entry in run.own.entries)} if run.own else self._shared_paths
+        texts = [(name, value) for name, value in run.parameters.items() if isinstance(value, str) and name != "input"]
+        return [(name, value) for name, value in texts if value not in sent and _is_file(value)]
 
     def patterns(self) -> list[str]:
         """Words of the command that match files here, as a shell would have it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchexec._engine.sending.needs import Needs
 from batchexec._engine.sending.work import Call, Part
 from batchexec._source.files.sets import FileSet
-from batchexec._source.programs import executables as programs
+from batchexec._source.programs import executables
 from batchexec._worker.programs import program
 from batchexec.config import BatchConfig
 from batchexec.errors import ConfigError
@@ -50,7 +50,7 @@ class CommandCall:
     ) -> None:
         """`base`: what relative directories for outputs are relative to; `said`: warnings that were given already.
         Raises FilesError and ConfigError."""
-        target = programs.target_of(config.vm_size) if on_azure else programs.this_machine()
+        target = executables.target_of(config.vm_size) if on_azure else executables.this_machine()
         self._bound = Bound(command, target=target, files=files, outputs=config.outputs)
         self._config = config
         self._base = base

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from batchexec._source.programs import executables as programs
+from batchexec._source.programs import executables
 from batchexec._source.programs.siblings import of_module, of_script
 from batchexec.errors import FilesError
 
@@ -28,7 +28,7 @@ class Program:
     """What the first of a command's words stands for; the words are changed to what it is called on the node."""
 
     def __init__(
-        self, words: list[Text | Names], shared: Gathered, app: App | None, target: programs.Target, unknown: bool
+        self, words: list[Text | Names], shared: Gathered, app: App | None, target: executables.Target, unknown: bool
     ) -> None:
         """`shared` takes what is sent with it. `unknown`: there are inputs of which it is not known yet what they hold.
         Raises FilesError."""
@@ -84,6 +84,8 @@ class Program:
             if (direct or "/" not in name) and self._app.has(name, direct=direct):
                 self._in_app = name, direct
                 return
+            if direct and self._app.lacks(name):
+                raise FilesError(f"there is no {name!r} in the app {os.path.basename(self._app.path)!r}")
         if first.names:
             return
         word = first.fill({})
@@ -167,6 +169,6 @@ def _is_python(path: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _checked(
-    path: str, stamp: tuple[int, ...], target: programs.Target, called: str, sent: frozenset[str]
+    path: str, stamp: tuple[int, ...], target: executables.Target, called: str, sent: frozenset[str]
 ) -> tuple[str, ...]:
-    return tuple(programs.check(path, target, called=called, sent=sent))
+    return tuple(executables.check(path, target, called=called, sent=sent))

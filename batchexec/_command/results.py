@@ -33,7 +33,7 @@ def outcome(
     names = [name for name, *_ in run.spec["outputs"] if name is not None]
     found = result(said, names, outputs, where.get("node_id") or "", run.parameters, bound.command.shell)
     command = bound.command
-    wrong = error(said, found, item, command.check, command.timeout, lambda: _hint(bound, found.stderr), **where)
+    wrong = error(said, found, item, command.check, command.timeout, lambda: _hint(bound, run, found.stderr), **where)
     return Outcome(None, wrong) if wrong is not None else Outcome(found, None)
 
 
@@ -111,7 +111,7 @@ def _ended(said: dict[str, Any], timeout: float | None) -> str:
     return f"ended with exit code {said['exit_code']}"
 
 
-def _hint(bound: Bound, stderr: str) -> str:
+def _hint(bound: Bound, run: Run, stderr: str) -> str:
     modules = _NO_MODULE.findall(stderr)
     if modules:
         from batchexec._engine.results import lacking
@@ -122,6 +122,8 @@ def _hint(bound: Bound, stderr: str) -> str:
             return f". {name!r} is here and was not sent: inputs=[{name!r}] does"
         package = lacking.package_of(modules[-1])
         return f". Packages of a program are listed: BatchExecutor(requirements=[...]) with {package!r}"
+    for name, value in bound.texts_of_files(run):
+        return f". {value!r} is a file here and was given as a text, which is not sent: {name}=Path({value!r}) is"
     missing = bound.unsent()
     if not missing:
         patterns = bound.patterns()

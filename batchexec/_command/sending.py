@@ -162,6 +162,8 @@ class CommandSender:
 
     def _begin_sweep(self, runs: CommandCall, resume: str | os.PathLike[str] | None) -> None:
         if resume is not None:
+            if not isinstance(resume, (str, os.PathLike)):
+                raise TypeError(f"resume= is the directory of the sweep, got {resume!r}")
             runs.begin_sweep(resume, "sweep.csv")
         elif runs.has_outputs:
             number = next(self._tables)
@@ -185,7 +187,8 @@ def _add(runs: CommandCall, index: int, args: tuple[Any, ...]) -> None:
     try:
         runs.add(index, args)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"item {index}: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError  # some kinds take more than a text
+        raise kind(f"item {index}: {error}") from None
 
 
 def _stretches(runs: CommandCall, count: int, size: int) -> Iterator[range]:

@@ -120,20 +120,28 @@ def read(path: Path) -> list[Row]:
 
 def _read(path: Path, text: str) -> list[Row]:
     found: dict[int, Row] = {}
-    lines = csv.reader(io.StringIO(text, newline=""), strict=False)
+    # Spreadsheets write a mark before the text, and numbers of columns with gaps as 1.0.
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=False)
     columns = next(lines, [])
     if columns[:1] != list(_BEFORE) or columns[-len(_AFTER) :] != list(_AFTER):
-        raise ValueError(f"{str(path)!r} is no table of a sweep: it has the columns {', '.join(columns) or 'of none'}")
+        has = f"it has the columns {', '.join(columns)}" if columns else "it is empty"
+        if columns and columns[0].startswith(f"{_BEFORE[0]};"):
+            has = "its columns are separated by ';' (save it with commas)"
+        raise ValueError(f"{str(path)!r} is no table of a sweep: {has}")
     parameters = [name.removeprefix("parameter.") for name in columns[len(_BEFORE) : -len(_AFTER)]]
     for line in lines:
         if len(line) != len(columns) or not re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]{12}(-\d+)?", line[-1]):
             continue
         code, seconds, node, outputs, error, key = line[-len(_AFTER) :]
+        try:
+            item, exit_code, duration = (int(float(line[0])), int(float(code or 0)), float(seconds or 0))
+        except (ValueError, OverflowError):
+            continue
         row = Row(
-            int(line[0]),
+            item,
             dict(zip(parameters, line[1 : -len(_AFTER)], strict=True)),
-            int(code) if code else None,
-            float(seconds) if seconds else None,
+            exit_code if code else None,
+            duration if seconds else None,
             node,
             [unquote(one, errors="surrogateescape") for one in outputs.split(";")] if outputs else [],
             error,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 APP = names.APP_PLACE
 NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_SHELL_WORDS = re.compile(r"\d*[<>|&;].*|.*;")
+_SHELL_WORDS = re.compile(r"\d*[<>|&;].*|.*[^\\];")
 _QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.", re.DOTALL)
 _SHELL_VALUES = re.compile(r"\$(?:\w+|[{(])|`")
 _SHELL_VARIABLE = re.compile(r"(\w+)=(.*)")

@@ -36,7 +36,7 @@ class Gatherer:
         self._collector = Collector(self._get, self._hint)
         self._leavers: dict[str, Leaver] = {}
         self._warned = False
-        self._items: Counter[tuple[str, ...]] = Counter()  # by the patterns of their outputs: those that left no file
+        self._empty: Counter[tuple[str, ...]] = Counter()  # items without a file, by the patterns of their outputs
         self._met: set[tuple[str, ...]] = set()  # patterns that some file matched
 
     async def fetch(self, chunk: Chunk, blob: str) -> bool:
@@ -55,7 +55,9 @@ class Gatherer:
             return True
         brought = None
         if not header.get("attachments"):
-            self._items[chunk.call.needs.outputs] += chunk.size
+            # Of those that came to a value: any other is an error that tells more.
+            well = [one for one in header.get("outcomes", ()) if one.keys().isdisjoint(("type", "refused"))]
+            self._empty[chunk.call.needs.outputs] += len(well)
         else:
             self._met.add(chunk.call.needs.outputs)
             where = {"job_id": job, "task_id": chunk.task_id, "node_id": header.get("node") or None}
@@ -72,8 +74,8 @@ class Gatherer:
 
     def sum_up(self) -> None:
         """Tell of patterns that no file of any item matched: a misspelt one would not be seen otherwise."""
-        for patterns, items in self._items.items():
-            if patterns and patterns not in self._met:
+        for patterns, items in self._empty.items():
+            if patterns and items and patterns not in self._met:
                 self._board.progress.warn(
                     f"outputs={list(patterns)}: none of {items} items left such a file in its working directory"
                 )

@@ -37,11 +37,15 @@ class Record:
 
 
 async def of_pack(get: Get, key: bytes, job: str, pack: str) -> list[Record]:
-    """The chunks of one pack. Raises BatchExecError where it is not what the job's client signed."""
+    """The chunks of one pack; none of a blob that has another name than packs have. Raises BatchExecError where it is
+    not what the job's client signed."""
+    number = pack.rpartition("/")[2]
+    if not (number.isascii() and number.isdigit()) or pack != names.pack_blob(int(number)):
+        return []  # somebody else's; a copy of ours would be counted twice
     data = await get(pack, (0, _INDEX_BYTES)) or b""
     try:
         start = envelope.headed_length(data)
-        about = envelope.context("index", job, int(pack.rpartition("/")[2]))
+        about = envelope.context("index", job, int(number))
         entries = envelope.unseal(key, about, data[:start])[0]["chunks"]
         if len(data) == _INDEX_BYTES and any("command" in entry for entry in entries):
             data = await get(pack, None) or b""

@@ -150,11 +150,11 @@ class Session:
         hours = self._config.wall_clock_hours + (time.monotonic() - created) / 3600
         await self.batch.update_job(self.job_id, {"constraints": {"maxWallClockTime": _duration(hours)}})
 
-    async def written(self, task_id: str, stream: str) -> bytes:
-        """The end of what a task has written to "stdout" or "stderr" so far; nothing where the service cannot tell: the
-        task has not begun, or its node is gone."""
+    async def written(self, task_id: str, stream: str, most: int = names.TAIL_BYTES) -> bytes:
+        """The last `most` bytes of what a task has written to "stdout" or "stderr" so far; nothing where the service
+        cannot tell: the task has not begun, or its node is gone."""
         try:
-            return await self.batch.task_file_end(self.job_id, task_id, f"{stream}.txt", names.TAIL_BYTES)
+            return await self.batch.task_file_end(self.job_id, task_id, f"{stream}.txt", most)
         except ServiceError:
             return b""
 

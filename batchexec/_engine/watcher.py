@@ -173,12 +173,8 @@ class Watcher:
         self._board.fail(chunk, verdicts.verdict(task, log, session.job_id, chunk, said))
 
     async def _said(self, chunk: Chunk) -> str:
-        """The end of a task's own standard error; its node may be gone."""
-        file = chunk.task_id, "stderr.txt", _TAIL_BYTES
-        try:
-            data = await self._session.batch.task_file_end(self._session.job_id, *file)
-        except ServiceError:
-            return ""
+        """The end of a task's own standard error."""
+        data = await self._session.written(chunk.task_id, "stderr", _TAIL_BYTES)
         return data.decode("utf-8", "replace").strip()
 
     def _move_window(self, changed: list[dict[str, Any]]) -> None:

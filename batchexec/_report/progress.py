@@ -16,6 +16,7 @@ _log = logging.getLogger("batchexec")
 
 _QUIET_SECONDS = 2.0
 _REDRAW_SECONDS = 0.5
+_INSTALLING = "nodes may be installing packages"
 _TYPICAL = "typically 3 to 8 min"  # to allocate nodes from zero (the service publishes no figure; reports agree)
 
 
@@ -65,14 +66,14 @@ class Progress:
         """Something runs, or is done: nothing is being waited for that needs an explanation, but the packages that
         the first task of a node may have to install."""
         with self._lock:
-            self._stage = "nodes may be installing packages" if installing else ""
+            self._stage = _INSTALLING if installing else ""
 
     def pool(self, pool: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
         """What the pool is doing while work waits."""
         with self._lock:
             ready = sum(node["state"].lower() in ("idle", "running") for node in nodes)
             target = int(pool.get("targetDedicatedNodes") or 0) + int(pool.get("targetLowPriorityNodes") or 0)
-            if self._stage and target:
+            if self._stage not in ("", _INSTALLING) and target:
                 self._stage = f"starting {target - ready} nodes" if target > ready else "starting the first tasks"
             self._draw()
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchexec._logins import has_login
+from batchexec._logins import has_login, is_cut
 
 from .wording import quoted
 
@@ -153,7 +153,8 @@ def _requirement(text: str) -> str:
     file = re.fullmatch(r"(.*(?:\.txt|pyproject\.toml))(\[[^\]]*\])?", text)
     if file:
         return _file(file[1]) + (file[2] or "")
-    if re.search(r"\.(?:ya?ml|lock|in|cfg|py)$|(?:^|/)Pipfile$", text):  # else they would be names of packages
+    # Else they would be names of packages, as discord.py and web.py are.
+    if re.search(r"\.(?:ya?ml|lock|in|cfg)$|(?:^|/)Pipfile$", text) or (text.endswith(".py") and os.path.isfile(text)):
         raise ValueError(f"a requirements.txt or a pyproject.toml ({quoted(text)} is neither)")
     if has_login(text):
         raise ValueError("lines without logins, which would lie in storage: those of indexes belong into pip_options")
@@ -177,6 +178,8 @@ def _requirement(text: str) -> str:
 
 
 def _file(path: str) -> str:
+    if "://" in path:
+        raise ValueError("files of this machine, not URLs")
     if not os.path.isfile(os.path.expanduser(path)):
         raise ValueError(f"a file that is there ({quoted(path)} is not, seen from {quoted(os.getcwd())})")
     return os.path.abspath(os.path.expanduser(path))
@@ -189,11 +192,19 @@ def pip_options(value: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError(f"options of the installer ({what[0]} belongs into requirements)")
     if where := sorted(names & {"-t", "--target", "--prefix", "--root", "--user", "--python", "--dry-run"}):
         raise ValueError(f"options that leave it to the node where packages are installed ({where[0]} does not)")
+    for text in value:
+        _whole_login(text)
     return value
 
 
 def proxy(value: str) -> str:
+    _whole_login(value)
     return like(r"[a-z][a-z0-9]*://\S+", "a URL, such as http://proxy.example.org:3128")(value.strip())
+
+
+def _whole_login(text: str) -> None:
+    if is_cut(text):
+        raise ValueError("a login with %2F, %3F and %23 in the place of '/', '?' and '#'")
 
 
 def certificates(value: str) -> str:

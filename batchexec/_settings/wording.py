@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from batchexec._logins import has_login
+
 _OFTEN_MEANT = {
     "low_priority": "spot",
     "account": "batch_account",
@@ -22,7 +24,7 @@ def quoted(value: Any) -> str:
     if not isinstance(value, (str, int, float)):
         return f"a value of type {type(value).__name__}"
     text = repr(value)
-    may_be_secret = len(text) > 200 or re.search(r"(?i)sig=|key=|[a-z0-9+/=_%-]{30,}", text)
+    may_be_secret = len(text) > 200 or has_login(text) or re.search(r"(?i)sig=|key=|[a-z0-9+/=_%-]{30,}", text)
     return "a text that is not shown" if may_be_secret else text
 
 

@@ -13,7 +13,7 @@ from batchexec._wire import names
 from batchexec._wire.envelope import BadEnvelope, sha256
 
 from . import locks
-from .shared_trees import PART, SharedTrees
+from .shared_trees import KEPT, PART, SharedTrees
 from .store import Store
 
 _SOURCE = "source-"
@@ -109,4 +109,5 @@ class NodeCache:
 
 def is_source(path: str) -> bool:
     """Whether it is a directory as `NodeCache.source` makes them."""
-    return os.path.basename(path).startswith(_SOURCE)
+    folder, name = os.path.split(path)
+    return name.startswith(_SOURCE) and os.path.basename(folder) == KEPT

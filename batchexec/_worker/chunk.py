@@ -11,7 +11,6 @@ from batchexec._wire import envelope, payload, seeds, shared
 
 from . import items, surroundings
 from .context import Context
-from .logs import Streams
 from .refusals import Refusal
 from .task import Task
 
@@ -30,7 +29,7 @@ def preloadable(task: Task, chunk: dict[str, Any]) -> list[str]:
 
 
 def run(
-    context: Context, chunk: dict[str, Any], frames: list[memoryview], streams: Streams
+    context: Context, chunk: dict[str, Any], frames: list[memoryview]
 ) -> tuple[dict[str, Any], list[payload.Frame]]:
     """The result's header and frames, of a chunk as `Task.fetch` gives it. Raises Refusal, StartPlainly, StoreError."""
     task = context.task
@@ -67,7 +66,8 @@ def run(
         from .outputs import Attachments
 
         context.attachments = Attachments(task.work_dir, chunk["outputs"])
-    ran = items.run_items(function, arguments, chunk["numbers"], chunk["seed"], streams.sizes, context.attachments)
+    log_sizes, attachments = context.streams.sizes, context.attachments
+    ran = items.run_items(function, arguments, chunk["numbers"], chunk["seed"], log_sizes, attachments)
     header = {
         "outcomes": ran.outcomes,
         "marks": ran.marks,

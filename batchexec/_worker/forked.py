@@ -11,12 +11,12 @@ import sys
 
 from batchexec._wire import names
 
-from . import chunk, crash, kept, refusals, running, store, task  # noqa: F401
+from . import chunk, crash, kept_archive, refusals, running, store, task  # noqa: F401
 
 if os.environ.get("AZ_BATCH_ACCOUNT_URL", "").startswith("https:"):
     store.trusted()  # where the service has TLS, so has storage
 
-kept.keep("batchexec", globals()["__loader__"])  # what only some tasks need is imported there
+kept_archive.keep("batchexec", globals()["__loader__"])  # what only some tasks need is imported there
 
 _attempted: set[str] = set()
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # 1 while modules are preloaded

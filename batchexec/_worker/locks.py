@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 
 _MAKE = os.O_RDWR | os.O_CREAT
 
@@ -92,13 +94,20 @@ def _take(path: str, how: int, flags: int = _MAKE, *, directories: bool = True) 
 
 
 def _open(path: str, flags: int, directories: bool) -> int:
+    """What another task has put there instead of a file is an OSError: it leads nowhere, and nobody waits for it."""
     while True:
         try:
-            return os.open(path, flags | os.O_CLOEXEC, 0o666)
+            # Of a pipe, the end that is opened to be read would wait for the other.
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
             if not (directories and flags & os.O_CREAT):
                 raise
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            continue
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "this is no file to lock", path)
 
 
 def _is_at(path: str, descriptor: int) -> bool:

@@ -44,7 +44,7 @@ def run(task: Task, preloads: PreloadRequest | None = None, first_run: bool = Fa
                 from . import gpus
 
                 gpus.take(task.gpus, os.environ.get("AZ_BATCH_NODE_SHARED_DIR", task.task_dir))
-            header, frames = chunk.run(own, said, chunk_frames, streams)
+            header, frames = chunk.run(own, said, chunk_frames)
         except Refusal as refusal:
             header["failure"] = {"code": refusal.code, "text": str(refusal), **refusal.fields}
             frames = refusal.frames

@@ -65,7 +65,7 @@ class SharedTrees:
             raise
 
     def let_go(self) -> None:
-        """The task is over. What it has started and left running holds them on."""
+        """The task is over. Forks of its process that it left running hold them on."""
         while self._held:
             with contextlib.suppress(OSError):  # user code may close what it has not opened
                 self._held.popitem()[1].release()

@@ -8,7 +8,11 @@ import sys
 
 
 def remove(directory: str) -> None:
-    """The directory, if it is there, whatever a program did to the modes of what is below."""
+    """The directory, if it is there, whatever a program did to the modes of what is below. Of a link in its place, the
+    link alone."""
+    if os.path.islink(directory):
+        os.unlink(directory)
+        return
     if not os.path.isdir(directory):
         return
     try:

@@ -145,16 +145,6 @@ def fork_setting(app: Path, module: str) -> str:
     return f"{app}:{module}:{hashlib.sha256(app.read_bytes()).hexdigest()}"
 
 
-def process_lives(pid: str | int) -> bool:
-    """Whether a process is at work: one that is dead is not, though nobody may have waited for it yet."""
-    return Path("/proc", str(pid).strip(), "cwd").exists()
-
-
-def process_is_there(pid: str | int) -> bool:
-    """Whether there is such a process, be it only a dead one that nobody has waited for."""
-    return Path("/proc", str(pid).strip()).exists()
-
-
 def refused(code: str, status: int) -> Any:
     """A `with` block that must raise the service's error of this code and status."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +42,20 @@ class Here:
             await self.client.create_job(job)
         body: Any = {"id": id, "commandLine": COUNTED.format(self.root), **more}
         await self.client.create_task("j", body)
+
+    async def sleeper_out_of_time(self, settings: Any, lines: int) -> str:
+        """What the task `sleeps` of a zipapp wrote, with the job's settings: once these are so many lines, the clock is
+        moved to the end of its time."""
+        job: Any = {"id": "j", "poolInfo": {"poolId": "p"}, "commonEnvironmentSettings": settings}
+        await self.client.create_job(job)
+        await self.task(commandLine=f"{sys.executable} sleeps", constraints={"maxWallClockTime": "PT10S"})
+        output = await self.directory() / "stdout.txt"
+        await until(output.exists)
+        await until(output.read_text, lambda text: text.count("\n") == lines)
+        self.clock.advance(10)
+        task = await self.task_in("completed")
+        assert task.execution_info.failure_info.code == "TaskEnded"
+        return output.read_text()
 
     def go(self) -> None:
         (self.root / "go").touch()

@@ -84,7 +84,7 @@ def check(pair: Pair, ops: Iterable[Op]) -> bool:
 @pytest.mark.timeout(600)
 def test_random_calls_are_answered_alike(pair: Pair) -> None:
     @seed(_SEED)
-    @settings(max_examples=_EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=_EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(calls, min_size=1, max_size=30))
     def compare(ops: list[Op]) -> None:
         pair.begin()

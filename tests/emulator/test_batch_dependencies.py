@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from azure.batch import models
 from batch_service import Service, refused, service
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchexec.emulator.scheduling.dependencies import Dependencies, Numbers, number_of
@@ -198,7 +198,6 @@ def test_one_range_that_many_tasks_share_is_watched_once() -> None:
     assert len(many.freed) == 20_000
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(-5, 30)), max_size=60), st.integers(-8, 32), st.integers(-8, 32))
 def test_a_set_of_numbers_knows_what_is_missing(steps: list[tuple[bool, int]], start: int, end: int) -> None:
     numbers, model = Numbers(), set[int]()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_service import process_is_there, refused
+from batch_service import refused
+from helpers_processes import process_is_there
 from manual_service import Here, emulated, scenario, until
 
 # Allocation
@@ -99,13 +100,13 @@ async def test_a_preempted_node_loses_disk_and_tasks_and_comes_back_under_its_id
     await here.pool(targetLowPriorityNodes=1, startTask={"commandLine": "true"})
     await here.task()
     await here.task_in("running")
-    await until(lambda: here.runs(), lambda runs: runs == 1)
+    await until(here.runs, lambda runs: runs == 1)
     (node,) = here.nodes
     here.emulator.pools.nodes.preempt(node, 120)
     assert (await here.client.get_node("p", node.id)).state == "preempted"
     task = await here.task_in("active")
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 0)
-    await until(lambda: node.agent.root.exists(), lambda there: not there)
+    await until(node.agent.root.exists, lambda there: not there)
     assert (await here.client.get_pool("p")).current_low_priority_nodes == 1
     counts = [counts async for counts in here.client.list_pool_node_counts()]
     assert counts[0].low_priority.preempted == 1
@@ -182,7 +183,7 @@ async def test_what_ends_out_of_contact_is_heard_of_when_there_is_contact_again(
     await here.pool(targetDedicatedNodes=1)
     await here.task()
     await here.task_in("running")
-    await until(lambda: here.runs(), lambda runs: runs == 1)
+    await until(here.runs, lambda runs: runs == 1)
     (node,) = here.nodes
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)
@@ -204,12 +205,12 @@ async def test_a_task_given_up_with_its_node_runs_twice_and_ends_once(here: Here
     await here.pool(targetDedicatedNodes=2)
     await here.task()
     first = (await here.task_in("running")).node_info.node_id
-    await until(lambda: here.runs(), lambda runs: runs == 1)
+    await until(here.runs, lambda runs: runs == 1)
     node = here.emulator.account.pools["p"].nodes[first]
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)
     here.emulator.pools.nodes.give_up(node)
-    await until(lambda: here.runs(), lambda runs: runs == 2)
+    await until(here.runs, lambda runs: runs == 2)
     task = await here.task_in("running")
     assert task.node_info.node_id != first
     assert (task.execution_info.retry_count, task.execution_info.requeue_count) == (0, 0)
@@ -229,7 +230,7 @@ async def test_what_was_given_up_is_killed_when_the_node_comes_back(here: Here) 
     await here.pool(targetDedicatedNodes=1)
     await here.task()
     await here.task_in("running")
-    await until(lambda: here.runs(), lambda runs: runs == 1)
+    await until(here.runs, lambda runs: runs == 1)
     (node,) = here.nodes
     (run,) = node.runs.values()
     here.emulator.pools.nodes.disconnect(node)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from azure.batch import models
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
-from batch_service import Service, process_is_there, refused, service
+from batch_service import Service, refused, service
+from helpers_processes import process_is_there
 
 __all__ = ["service"]
 

@@ -14,8 +14,9 @@ from azure.batch import BatchClient, models
 from azure.batch.aio import BatchClient as AsyncBatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from batch_service import Service, process_is_there, refused, service
+from batch_service import Service, refused, service
 from helpers_http import serving
+from helpers_processes import process_is_there
 from manual_service import Here, scenario, until
 from raw_wire import Reply, Wire
 

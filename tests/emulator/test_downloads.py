@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from helpers_http import serving
 
 HUNDRED_YEARS = datetime.timedelta(days=36525)
 
@@ -27,9 +27,6 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "5")
         self.end_headers()
         self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -50,15 +47,10 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(certificate: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"https://127.0.0.1:{server.server_port}/file"
-        server.shutdown()
-        thread.join()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(_Answer, context) as address:
+        yield f"{address}/file"
 
 
 @pytest.mark.parametrize("known", [True, False])

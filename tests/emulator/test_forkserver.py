@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from azure.batch import models
-from batch_service import Service, contract_app, emulator, fork_setting, process_lives, refused, service
-from manual_service import emulated, until
+from batch_service import Service, contract_app, emulator, fork_setting, refused, service
+from helpers_processes import process_lives
+from manual_service import emulated
 
 __all__ = ["service"]
 
@@ -151,16 +152,7 @@ def test_no_postmortem_when_the_node_ended_the_task(app: Path, tmp_path: Path) -
         async with emulated(tmp_path) as here:
             await here.pool(targetDedicatedNodes=1)
             setting = {"name": "BATCHEXEC_FORK_SERVER", "value": fork_setting(app, "forked")}
-            job = {"id": "j", "poolInfo": {"poolId": "p"}, "commonEnvironmentSettings": [setting]}
-            await here.client.create_job(job)  # type: ignore[arg-type]
-            await here.task(commandLine=f"{sys.executable} sleeps", constraints={"maxWallClockTime": "PT10S"})
-            output = await here.directory() / "stdout.txt"
-            await until(output.exists)
-            await until(output.read_text, lambda text: text.count("\n") == 3)
-            here.clock.advance(10)
-            task = await here.task_in("completed")
-            assert task.execution_info.failure_info.code == "TaskEnded"
-            assert "postmortem" not in output.read_text()
+            assert "postmortem" not in await here.sleeper_out_of_time([setting], lines=3)
 
     asyncio.run(play())
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from azure.batch import models
-from batch_service import Service, contract_app, emulator, fork_setting, process_is_there, process_lives
+from batch_service import Service, contract_app, emulator, fork_setting
+from helpers_processes import process_is_there, process_lives
 from manual_service import emulated, until
 
 APP = """
@@ -251,16 +252,7 @@ def test_a_time_limit_ends_the_process_and_no_postmortem_follows(app: Path, tmp_
     async def play() -> None:
         async with emulated(tmp_path, inline=True) as here:
             await here.pool(targetDedicatedNodes=1)
-            job = {"id": "j", "poolInfo": {"poolId": "p"}, "commonEnvironmentSettings": settings(app)}
-            await here.client.create_job(job)  # type: ignore[arg-type]
-            await here.task(commandLine=f"{sys.executable} sleeps", constraints={"maxWallClockTime": "PT10S"})
-            output = await here.directory() / "stdout.txt"
-            await until(output.exists)
-            await until(output.read_text, lambda text: text.count("\n") == 2)
-            here.clock.advance(10)
-            task = await here.task_in("completed")
-            assert task.execution_info.failure_info.code == "TaskEnded"
-            ended = processes_after(output.read_text())
+            ended = processes_after(await here.sleeper_out_of_time(settings(app), lines=2))
             await until(lambda: not list(filter(process_lives, ended)))
 
     asyncio.run(play())

@@ -22,7 +22,7 @@ _ALSO = tuple(f"_command/{name}.py" for name in ("__init__", "checks", "template
 _NOT = ("testing.py",)
 # Of these the source is there too: a worker of another minor has to get so far as to say so.
 _BEFORE_USER_CODE = (
-    *("__init__", "cache", "chunk", "context", "crash", "forked", "items", "kept", "locks", "logs", "main"),
+    *("__init__", "cache", "chunk", "context", "crash", "forked", "items", "kept_archive", "locks", "logs", "main"),
     *("refusals", "running", "shared_trees", "store", "surroundings", "task"),
 )
 _READABLE = re.compile(

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from batchexec._logins import has_login, masked
+from batchexec._logins import has_login, is_cut, masked
 from batchexec.errors import RequirementsError
 
 if TYPE_CHECKING:
@@ -185,7 +185,10 @@ def _option(
     line: str, wanted: Wanted, local: bool, where: str, path: str, constraints: bool, above: tuple[str, ...]
 ) -> None:
     """A line of a requirements file that begins with an option."""
-    words = shlex.split(line)
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise RequirementsError(f"{where}: {masked(line)!r} is no option: {error}") from error
     if "=" in words[0] and words[0].startswith("--"):
         words[:1] = words[0].split("=", 1)
     name, value = words[0], " ".join(words[1:])
@@ -213,6 +216,8 @@ def _option(
 
 def _reachable(value: str, beside: str, local: bool, where: str) -> str:
     """A URL as it is; a directory of this machine only where the nodes see it."""
+    if is_cut(value):
+        raise RequirementsError(f"{where}: the login in {masked(value)!r} needs %2F, %3F and %23 for '/', '?' and '#'")
     if "://" in value and not value.startswith("file:"):
         return value
     if not local:

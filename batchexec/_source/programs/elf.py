@@ -17,7 +17,7 @@ _MACHINES = {
     243: "riscv",
 }
 _LOAD, _DYNAMIC, _INTERP = 1, 2, 3  # program header types
-_NEEDED, _STRTAB, _STRSZ, _RPATH, _RUNPATH = 1, 5, 10, 15, 29  # dynamic tags
+_NEEDED, _STRTAB, _STRSZ = 1, 5, 10  # dynamic tags
 _MOST = 1 << 20  # bytes of a table that is believed
 
 
@@ -27,7 +27,6 @@ class Elf(NamedTuple):
     machine: str
     loader: str
     needed: tuple[str, ...]
-    run_path: tuple[str, ...]
 
 
 def read(file: BinaryIO) -> Elf:
@@ -71,13 +70,7 @@ def _read(file: BinaryIO) -> Elf:
     def text(start: int) -> str:
         return strings[start : strings.index(b"\0", start)].decode("utf-8", "surrogateescape")
 
-    paths = [text(value) for tag, value in tags if tag in (_RPATH, _RUNPATH)] if strings else []
-    return Elf(
-        machine,
-        loader,
-        tuple(text(value) for tag, value in tags if tag == _NEEDED) if strings else (),
-        tuple(one for path in paths for one in path.split(":") if one),
-    )
+    return Elf(machine, loader, tuple(text(value) for tag, value in tags if tag == _NEEDED) if strings else ())
 
 
 def _strings(file: BinaryIO, tags: list[tuple[int, int]], segments: list[tuple[int, int, int, int]]) -> bytes:

@@ -45,10 +45,11 @@ def target_of(vm_size: str) -> Target:
     return Target("aarch64" if is_arm else "x86_64", False)
 
 
-def check(path: str, target: Target, *, called: str = "", sent: Collection[str] = ()) -> list[str]:
+def check(path: str, target: Target, *, called: str = "", sent: Collection[str] = (), written: str = "") -> list[str]:
     """What a node must have for the program `path` to run there; a text for each. `sent` are base names of files that
-    go with it. Raises FilesError for one that cannot run."""
+    go with it, `written` is how a command names it as a file. Raises FilesError for one that cannot run."""
     what = repr(called or path)
+    written = written or called or path
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
@@ -70,12 +71,12 @@ def check(path: str, target: Target, *, called: str = "", sent: Collection[str] 
     else:
         raise FilesError(
             f"{what} is neither a program for Linux nor a script that begins with '#!': give the interpreter in the "
-            f"command, as in '{'sh' if path.endswith('.sh') else 'python3'} {called or path} ...'"
+            f"command, as in '{'sh' if path.endswith('.sh') else 'python3'} {written} ...'"
         )
     if os.name == "posix" and not os.access(path, os.X_OK):
         raise FilesError(
             f"{what} is not marked as executable: chmod +x it, or give its interpreter in the command, as in "
-            f"'{_interpreter(line)} {called or path} ...'"
+            f"'{_interpreter(line)} {written} ...'"
         )
     return warnings
 
@@ -135,8 +136,10 @@ def _check_script(what: str, line: bytes, target: Target) -> list[str]:
 
 def _interpreter(line: bytes) -> str:
     """What the first line of a script names, as one would call it."""
-    first, *others = (os.path.basename(word) for word in line[2:].decode("utf-8", "replace").split())
-    return others[0] if first == "env" and others else first
+    first, *others = line[2:].decode("utf-8", "replace").split()
+    if os.path.basename(first) == "env":  # such as `env -S A=1 python3 -u`
+        first = next((word for word in others if not word.startswith("-") and "=" not in word), first)
+    return os.path.basename(first)
 
 
 def _ldd(path: str) -> dict[str, str | None]:

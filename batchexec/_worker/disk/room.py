@@ -67,7 +67,8 @@ def make(cache: str, sizes: List[int]) -> None:
         known = os.pread(lock.descriptor, 32, 0)
         if not known:
             neighbours.join(cache)
-        used = int(known or b"0") + wanted
+        # What is no number was written there by something else: all is counted.
+        used = wanted + (int(known or b"0") if (known.strip() or b"0").isdigit() else disk.total)
         if used > disk.most or disk.free - wanted < disk.margin:
             if wanted < disk.total:  # else it would be for nothing
                 _let_go(cache, wanted, disk)

@@ -6,6 +6,8 @@ kept/NAME    directories, of which each has a lock (shared_trees)
 *.part       what is being written, locked by its writer; unlocked it is what a killed task left, and goes first
              (files/NAME.LOCK.part by that lock, as there may be ten thousand of them)
 locks/*      locks; a file that nobody holds goes when the cache is looked through
+
+What a program has put there instead stays, and no link is followed: the cache may be that of another job.
 """
 
 from __future__ import annotations
@@ -70,13 +72,20 @@ def _units(cache: str, least: int) -> List[Unit]:
     for name in names(kept):
         path = os.path.join(kept, name)
         with contextlib.suppress(FileNotFoundError):
-            used = _BEGUN if name.endswith(PART) else os.stat(path).st_mtime
+            used = _BEGUN if name.endswith(PART) else os.lstat(path).st_mtime
             units.append(Unit(used, _tree_cost(path, least), path, cache))
     return units
 
 
 def _drop(unit: Unit) -> bool:
     """Whether it has gone."""
+    try:
+        return _dropped(unit)
+    except OSError:  # something else is there by now, or its directory was closed to us
+        return False
+
+
+def _dropped(unit: Unit) -> bool:
     folder, name = os.path.split(unit.path)
     if os.path.basename(folder) == KEPT:
         return _drop_tree(unit.cache, folder, name[: -len(PART)] if name.endswith(PART) else name)
@@ -120,14 +129,17 @@ def _drop_tree(cache: str, folder: str, name: str) -> bool:
 
 def _drop_locks(cache: str) -> None:
     for name in names(os.path.join(cache, LOCKS)):
-        lock = locks.take_itself(os.path.join(cache, LOCKS, name)) if name != ROOM_LOCK else None
-        if lock is not None:
-            with lock:
-                lock.remove()
+        with contextlib.suppress(OSError):
+            lock = locks.take_itself(os.path.join(cache, LOCKS, name)) if name != ROOM_LOCK else None
+            if lock is not None:
+                with lock:
+                    lock.remove()
 
 
 def _tree_cost(path: str, least: int) -> int:
     """Bytes that a directory takes with all below, but for files that are elsewhere too."""
+    if os.path.islink(path):
+        return least
     size = 0
     for folder, directories, names in os.walk(path):
         size += least
@@ -149,7 +161,8 @@ def _files(directory: str) -> Iterator["tuple[str, os.stat_result]"]:
 
 
 def names(directory: str) -> List[str]:
+    """What is in it; nothing where it is no directory itself, or is closed to us."""
     try:
-        return os.listdir(directory)
-    except FileNotFoundError:
+        return [] if os.path.islink(directory) else os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []

@@ -6,7 +6,9 @@ import os
 import re
 
 from .install_failures import InstallError, failure_in, last_words, not_fetched
-from .runs import Runs
+from .runs import Runs, plain
+
+_LOG = 1 << 24  # characters of pip's log that are looked at
 
 
 def by_pip(run: Runs, command: list[str], error: InstallError) -> InstallError:
@@ -21,10 +23,10 @@ def by_pip(run: Runs, command: list[str], error: InstallError) -> InstallError:
     _fails(Runs({**run.env, "PIP_LOG": log}, run.work, _not_told), "pip", [*command, "--no-deps", missing[1]])
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
-            lines = not_fetched(file.read())
+            lines = not_fetched(file.read(_LOG))
     except FileNotFoundError:  # the user's options send it elsewhere
         return error
-    return _joined(error, run.work.settings.masked("\n".join(lines))) if lines else error
+    return _joined(error, run.work.settings.masked(plain("\n".join(lines)))) if lines else error
 
 
 def by_uv(run: Runs, command: list[str], error: InstallError) -> InstallError:

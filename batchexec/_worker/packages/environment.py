@@ -11,6 +11,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
+from batchexec._worker import own_directories
 from batchexec._worker.refusals import Refusal, StartPlainly
 
 from .install_failures import InstallError
@@ -169,18 +170,14 @@ def _root(task: Task) -> str:
 
     A container may run under another user than the node's tasks: each user has a directory of its own.
     """
-    user = os.getuid()
     problem = OSError("no directory of the node is this user's")
     shared = os.environ.get("AZ_BATCH_NODE_SHARED_DIR", "")
     job = os.environ.get("AZ_BATCH_JOB_PREP_WORKING_DIR", "")
     for place in filter(None, (shared, job, tempfile.gettempdir())):
-        for name in ("batchexec", f"batchexec-{user}"):
-            path = os.path.join(place, name, "environments")
+        for path in own_directories.places(place, "environments"):
             try:
                 os.makedirs(path, exist_ok=True)
-                # Who owns the directory above could put another in its place.
-                ours = os.stat(path).st_uid == user == os.stat(os.path.dirname(path)).st_uid
-                if ours and os.access(path, os.W_OK):
+                if own_directories.is_own(path) and os.access(path, os.W_OK):
                     return path
             except OSError as error:  # not ours to write to: the next
                 problem = error

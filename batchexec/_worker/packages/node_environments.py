@@ -212,7 +212,10 @@ class NodeEnvironments:
 
     def _tidy_one(self, key: str, environment_too: bool) -> bool:
         """Remove what is left of unfinished environments of this key; and what is finished, if so asked."""
-        lock = locks.take_now(self._path(key, "lock"))
+        try:
+            lock = locks.take_now(self._path(key, "lock"))
+        except OSError:  # no lock of ours: no reason to make no environments any more
+            return False
         if lock is None:
             return False
         with lock:

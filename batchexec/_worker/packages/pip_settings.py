@@ -7,12 +7,15 @@ import os
 import re
 import ssl
 from typing import Any, Mapping
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 MASK = "****"
 
 _USER = re.compile(r"(?P<head>://)(?P<user>[^/\s'\"]*)@")
-_QUERY = re.compile(r"(?P<head>://[^\s?'\"]*\?)(?P<query>[^\s#'\"]+)")
+_OWN_USER = re.compile(r"(?P<head>://)(?P<user>[^/\s]*)@")  # of what is no text, but a URL alone: it may have quotes
+# Bounded, as whoever answers for an index decides what the texts are in which it is looked for.
+_QUERY = re.compile(r"(?P<head>://[^\s?'\"]{0,2000}\?)(?P<query>[^\s#'\"]+)")
+_NO_PASSWORDS = ("", "x-oauth-basic")  # the user's name is the secret then
 # What can stand in a netrc file without quotes, whose rules differ between readers.
 _PLAIN = re.compile(r"[^\s\"'\\#]+\Z")
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+\Z")
@@ -122,14 +125,21 @@ class PipSettings:
         return _QUERY.sub(rf"\g<head>{MASK}", text)
 
     def _remember(self, text: str) -> None:
-        for found in _USER.finditer(text):
-            user, colon, password = found["user"].partition(":")
-            secret = password if colon else user
-            self._secrets += [part for part in (found["user"], secret, unquote(secret)) if len(part) > 3]
-        self._secrets += [found["query"] for found in _QUERY.finditer(text)]
+        for found in _OWN_USER.finditer(text):
+            user, _, password = found["user"].partition(":")
+            secret = user if password in _NO_PASSWORDS else password
+            plain = unquote(secret)
+            parts = (found["user"], secret, plain, quote(plain, safe=""))
+            self._secrets += [part for part in parts if len(part) > 3]
+        for found in _QUERY.finditer(text):
+            values = [part.partition("=")[2] for part in found["query"].split("&")]
+            self._secrets += [
+                found["query"],
+                *(one for value in values for one in (value, unquote(value)) if len(one) > 7),
+            ]
 
     def _without_credentials(self, word: str) -> str:
-        found = _USER.search(word)
+        found = _OWN_USER.search(word)
         if found is None:
             self._by_environment = self._by_environment or bool(_QUERY.search(word))
             return word
@@ -163,7 +173,7 @@ def _separated(options: list[str]) -> list[str]:
 
 
 def _without_user(word: str) -> str:
-    return _USER.sub(r"\g<head>", word)
+    return _OWN_USER.sub(r"\g<head>", word)
 
 
 def _private(path: str, text: str) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 import subprocess
 import sys
 import threading
-from typing import Callable, NamedTuple
+from typing import IO, Callable, Iterator, NamedTuple
 
 from .install_failures import InstallError, failure_in, last_words
 from .pip_settings import PipSettings
 
 TIME_LIMIT = 3600.0  # seconds that one run of an installer may take
 _KEPT_OUTPUT = 1 << 18  # characters of it that are looked at after a failure
+_LINE = 1 << 14  # characters of one line of it
+# Indexes have their words in it, which end in logs and terminals: sequences for these, and other control characters.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Say = Callable[[str], None]
 
@@ -72,8 +76,7 @@ class Runs:
             timer.start()
             try:
                 assert process.stdout is not None
-                for line in process.stdout:
-                    line = masked(line)
+                for line in map(masked, _lines(process.stdout)):
                     said.append(line)
                     length += len(line)
                     while length > _KEPT_OUTPUT and len(said) > 1:
@@ -106,6 +109,21 @@ class Runs:
         return bool(self.env.get("HTTPS_PROXY") or self.env.get("https_proxy")) and not (
             self.env.get("NO_PROXY") or self.env.get("no_proxy")
         )
+
+
+def plain(text: str) -> str:
+    """Without what a terminal would obey. To be done before a text is masked, as it could be within a login."""
+    return _CONTROL.sub("", text)
+
+
+def _lines(output: IO[str]) -> Iterator[str]:
+    """The lines, plain. Of a long one its beginning, in whole words: half a login would not be masked."""
+    begins = True
+    while line := output.readline(_LINE):
+        is_cut = len(line) == _LINE and not line.endswith("\n")
+        if begins:
+            yield plain(f"{line.rpartition(' ')[0]} [...]\n" if is_cut else line)
+        begins = not is_cut
 
 
 def _die_with_parent() -> None:
