@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
+import pytest
 from azure.storage.blob import generate_blob_sas
 from helpers_service import Account, service
 
 from batchexec._worker.store import Store
 
 
-@contextmanager
-def service_of_a_job() -> Iterator[Account]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[Account]:
     """A service with the container of a job."""
-    with service() as account:
-        account.blobs.create_container("job")
-        yield account
+    with service() as found:
+        found.blobs.create_container("job")
+        yield found
+
+
+@pytest.fixture
+def account(running: Account) -> Iterator[Account]:
+    """The same, in which each test arms faults of its own."""
+    yield running
+    running.disarm()
 
 
 def stage(account: Account, name: str, data: bytes) -> str:

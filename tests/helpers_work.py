@@ -75,6 +75,17 @@ def only_there(number: int) -> Any:
     return OnlyThere() if number == 1 else number
 
 
+class Exiting:
+    """Ends whoever unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+def exiting(number: int) -> Any:
+    return Exiting() if number == 1 else number
+
+
 def last_words() -> None:
     print("said before the end")
     print("warned before the end", file=sys.stderr, flush=True)

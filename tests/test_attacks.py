@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -437,6 +438,29 @@ def test_whatever_an_installer_says_is_bounded_plain_and_masked(here: Path) -> N
         assert len(text) < 20_000
     assert heard[0] == "red https://****@index.example/"
     assert heard[-1] == "last words, ****"
+
+
+# a task that is asked what it has written
+
+
+def test_a_task_is_asked_from_anywhere_and_again_where_the_answer_was_cut(
+    account: Account, executor: Callable[..., BatchExecutor], here: Path
+) -> None:
+    ex = executor()
+    wait = f"until [ -e '{here}/go on' ]; do sleep 0.01; done"
+    running = ex.submit(Command(f"printf '%3000s said\\n' x; {wait}", shell=True))
+    until(lambda: running.stdout().endswith(" said\n"))
+    account.arm({"kind": "truncate", "bytes": 100, "count": 1, "match": {"operation": "GET jobs/*/tasks/*/files/*"}})
+    assert len(running.stdout()) == 3006
+    assert [fault["fired"] for fault in account.faults()] == [1]
+    account.disarm()
+    heard: list[str] = []
+    refused = ex.submit(len, threading.Lock())
+    refused.add_done_callback(lambda _: heard.append(running.stdout()))
+    until(lambda: heard)
+    assert heard[0].endswith(" said\n")
+    (here / "go on").touch()
+    assert running.result(60).exit_code == 0
 
 
 # programs on a node

@@ -104,6 +104,27 @@ def test_a_result_that_cannot_be_unpickled_spares_its_neighbours(executor: Batch
     assert "cannot be unpickled here: ValueError: this is not the worker" in str(results[1])
 
 
+def test_a_result_that_ends_who_unpickles_it_is_an_error(executor: BatchExecutor) -> None:
+    results: list[Any] = list(executor.map(work.exiting, range(3), chunksize=3, return_exceptions=True))
+    assert (results[0], results[2]) == (0, 2)
+    assert isinstance(results[1], ResultPicklingError)
+    assert "cannot be unpickled here: SystemExit: 3" in str(results[1])
+
+
+def test_a_callback_that_would_end_its_thread_holds_up_nothing(
+    executor: BatchExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        future = executor.submit(work.double, 2)
+        future.add_done_callback(lambda _: sys.exit("of a callback"))
+        assert future.result(60) == 4
+    executor.submit(work.double, 3).add_done_callback(lambda future: said.append(str(future.result())))
+    until(lambda: said, bool)
+    assert said == ["6"]
+    assert "exception calling callback" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("function", "name", "reason"),
     [

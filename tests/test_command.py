@@ -401,6 +401,9 @@ def test_an_app_is_on_the_path_of_its_programs(here: Path, kind: str) -> None:
     assert Command("{app}/helper", app=given)().stdout == "help\n"
     with pytest.raises(FilesError, match=r"no 'bin/helper' in the app 'pack"):
         Command("{app}/bin/helper", app=given)()
+    for text, shell in (("helper {app}/bin 'a b'; exit 3", True), ("sh -c 'exit 3' {app}/x", False)):
+        with pytest.raises(CommandFailed, match=f"^{re.escape(text)} ended with exit code 3"):
+            Command(text, app=given, shell=shell)()
 
 
 def zipped_with_modes(path: str, folder: Path) -> str:

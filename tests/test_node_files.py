@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +15,7 @@ import pytest
 from helpers_disks import small_disk
 from helpers_processes import in_process
 from helpers_service import Account, until
-from helpers_staged import count, gets, service_of_a_job, stage, store_of
+from helpers_staged import account, count, gets, running, stage, store_of
 
 from batchexec._wire import files
 from batchexec._worker import locks
@@ -25,19 +24,9 @@ from batchexec._worker.files.placing import NodeFiles
 from batchexec._worker.refusals import Refusal
 from batchexec._worker.shared_trees import SharedTrees
 
+__all__ = ["account", "running"]
+
 LARGE = 1_500_000
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Account]:
-    with service_of_a_job() as account:
-        yield account
-
-
-@pytest.fixture
-def account(running: Account) -> Iterator[Account]:
-    yield running
-    running.disarm()
 
 
 class Staged:

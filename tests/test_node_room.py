@@ -25,7 +25,7 @@ from helpers_environments import environments
 from helpers_packages import use_large
 from helpers_processes import in_process
 from helpers_service import Account, service, until
-from helpers_staged import count, gets, service_of_a_job, stage, store_of
+from helpers_staged import account, count, gets, running, stage, store_of
 from helpers_venv import interpreter
 from helpers_wheels import large_wheel, options
 
@@ -38,17 +38,7 @@ from batchexec._worker.refusals import Refusal
 from batchexec._worker.shared_trees import SharedTrees
 from batchexec._worker.store import Store
 
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Account]:
-    with service_of_a_job() as account:
-        yield account
-
-
-@pytest.fixture
-def account(running: Account) -> Iterator[Account]:
-    yield running
-    running.disarm()
+__all__ = ["account", "running"]
 
 
 class Staged:

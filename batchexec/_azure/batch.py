@@ -175,8 +175,11 @@ class BatchService:
         if not length:
             return b""
         span = f"bytes={max(0, length - size)}-{length - 1}"
-        pieces = await self._call(lambda: download(ocp_range=span))
-        return b"".join([piece async for piece in pieces])
+
+        async def read() -> bytes:
+            return b"".join([piece async for piece in await download(ocp_range=span)])
+
+        return await self._call(read)  # a reply that is cut is asked for again
 
     async def _send(self, verb: str, path: str, body: Json | None = None, query: dict[str, str] | None = None) -> Json:
         """One request whose answer is left as JSON: the SDK's models cost several times all else on the hot path."""

@@ -12,10 +12,12 @@ from batchexec.errors import BatchExecError, CommandFailed, OutputError
 from batchexec.futures import Outcome
 
 from .binding import Bound, Run
+from .templates import APP
 from .values import CommandResult
 
 _TAIL_LINES = 20
 _TAIL_CHARS = 4000
+_APP = "@app@"  # for which no quotes are needed
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 # Of Linux, whatever this machine is.
 _SIGNALS = {
@@ -33,7 +35,9 @@ def outcome(
     names = [name for name, *_ in run.spec["outputs"] if name is not None]
     found = result(said, names, outputs, where.get("node_id") or "", run.parameters, bound.command.shell)
     command = bound.command
-    wrong = error(said, found, item, command.check, command.timeout, lambda: _hint(bound, run, found.stderr), **where)
+    hint = lambda: _hint(bound, run, found.stderr)  # noqa: E731
+    shown = _as_written(run.spec) if command.app is not None else found.command
+    wrong = error(said, found, item, command.check, command.timeout, hint, shown, **where)
     return Outcome(None, wrong) if wrong is not None else Outcome(found, None)
 
 
@@ -73,10 +77,12 @@ def error(
     check: bool,
     timeout: float | None,
     hint: Callable[[], str] = lambda: "",
+    shown: str = "",
     **where: Any,
 ) -> BatchExecError | None:
-    """What is wrong with a run, if its command has that checked. `hint`: what may be done about an exit code."""
-    what = f"{_short(result.command)}" + (f" ({item})" if item else "")
+    """What is wrong with a run, if its command has that checked. `hint`: what may be done about an exit code; `shown`:
+    the command line, where another one is shown than that of the result."""
+    what = f"{_short(shown or result.command)}" + (f" ({item})" if item else "")
     about = {**where, "exit_code": result.exit_code, "stdout": result.stdout, "stderr": result.stderr}
     if said["cannot_start"]:
         failed = CommandFailed(f"{what} could not be started: {said['cannot_start']}", **about)
@@ -135,6 +141,13 @@ def _hint(bound: Bound, run: Run, stderr: str) -> str:
         return ""
     names = ", ".join(repr(name) for name in missing)
     return f". Files of that name are here and were not sent: {names}; inputs=[{names}] does"
+
+
+def _as_written(spec: dict[str, Any]) -> str:
+    """The command line with {app} for the app's directory, whose path on a node is long and nobody's concern."""
+    if spec["shell"] is not None:
+        return str(spec["shell"].replace(APP, "{app}"))
+    return shlex.join(word.replace(APP, _APP) for word in spec["argv"]).replace(_APP, "{app}")
 
 
 def _tail(stderr: str) -> str:

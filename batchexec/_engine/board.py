@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Literal
 
 from batchexec._report.progress import Progress
@@ -24,7 +25,7 @@ from .results.resolver import Resolver
 from .sending.work import Chunk
 
 Ending = Literal["drain", "abandon"]
-Written = Callable[[str, str], Coroutine[Any, Any, bytes]]  # of a task's id, and "stdout" or "stderr"
+WrittenBy = Callable[[str, str], Coroutine[Any, Any, bytes]]  # of a task's id, and "stdout" or "stderr"
 _log = logging.getLogger("concurrent.futures")
 
 _TEND_SECONDS = 0.025
@@ -123,7 +124,7 @@ class Board:
             doomed = list(self.pending.values())
             self.pending.clear()
         for chunk in doomed:
-            self._resolver.put(lambda chunk=chunk: chunk.future.fail(error))  # type: ignore[misc]
+            self._conclude(chunk, partial(chunk.future.fail, error))
 
     # for the loop
 
@@ -141,7 +142,7 @@ class Board:
                 taken.append(self.inbox.popleft())
         return taken
 
-    def sent_as(self, chunk: Chunk, task_id: str, written: Written) -> None:
+    def sent_as(self, chunk: Chunk, task_id: str, written: WrittenBy) -> None:
         """The chunk goes out as this task, now. `written` tells what a task has written so far."""
         chunk.task_id, chunk.sent_at = task_id, time.time()
         self._sent.append((chunk.number, chunk.sent_at))
@@ -155,12 +156,12 @@ class Board:
     def deliver(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
         """The chunk's result is here; `decode` runs user code, so the resolver does it."""
         if self._settle(chunk):
-            self._resolver.put(lambda: self._resolve(chunk, decode))
+            self._conclude(chunk, lambda: self._resolve(chunk, decode))
 
     def fail(self, chunk: Chunk, error: BatchExecError) -> None:
         """The chunk has no result and will have none."""
         if self._settle(chunk):
-            self._resolver.put(lambda: self._fail(chunk, error))
+            self._conclude(chunk, lambda: self._fail(chunk, error))
 
     def show_running(self, chunk: Chunk) -> None:
         if not chunk.running:
@@ -212,6 +213,21 @@ class Board:
         self.changed.set()
         return True
 
+    def _conclude(self, chunk: Chunk, verdict: Callable[[], None]) -> None:
+        """Have a resolver thread see to the chunk's future. Whatever goes wrong there, it does not hang."""
+
+        def concluding() -> None:
+            try:
+                verdict()
+            except BaseException as error:  # noqa: BLE001 - of callbacks, only `Exception`s end before they come here
+                if chunk.future.done():
+                    _log.exception("exception calling callback for %r", chunk.future)
+                else:
+                    with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled this very moment
+                        chunk.future.set_exception(typed(error))
+
+        self._resolver.put(concluding)
+
     def _resolve(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
         """On a resolver thread."""
         try:
@@ -219,7 +235,7 @@ class Board:
         except outcomes.Failure as failure:
             self._fail(chunk, failure.error)
             return
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the future must not hang
+        except BaseException as error:  # noqa: BLE001 - whatever is wrong with it, the future must not hang
             broken = BatchExecError(f"the result of {chunk.task_id} cannot be read: {type(error).__name__}: {error}")
             broken.__cause__ = error
             self._fail(chunk, broken)
@@ -254,7 +270,7 @@ class Board:
             if (other.environment is chunk.environment or unpacked) and self._settle(other):
                 other.doomed = True
                 self.cancelled.append(other)
-                self._resolver.put(lambda other=other: other.future.fail(error))  # type: ignore[misc]
+                self._conclude(other, partial(other.future.fail, error))
         self.doom.set()
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:

@@ -178,14 +178,20 @@ async def test_an_unusable_node_says_why_and_its_tasks_run_elsewhere(here: Here)
 # Lost contact
 
 
-@scenario
-async def test_what_ends_out_of_contact_is_heard_of_when_there_is_contact_again(here: Here) -> None:
+async def at_work(here: Here) -> tuple[Any, Any]:
+    """The only node of a pool, and the run of its task, whose process is there."""
     await here.pool(targetDedicatedNodes=1)
     await here.task()
     await here.task_in("running")
     await until(here.runs, lambda runs: runs == 1)
     (node,) = here.nodes
     (run,) = node.runs.values()
+    return node, run
+
+
+@scenario
+async def test_what_ends_out_of_contact_is_heard_of_when_there_is_contact_again(here: Here) -> None:
+    node, run = await at_work(here)
     here.emulator.pools.nodes.disconnect(node)
     assert (await here.client.get_node("p", node.id)).state == "unknown"
     here.go()
@@ -227,17 +233,12 @@ async def test_a_task_given_up_with_its_node_runs_twice_and_ends_once(here: Here
 
 @scenario
 async def test_what_was_given_up_is_killed_when_the_node_comes_back(here: Here) -> None:
-    await here.pool(targetDedicatedNodes=1)
-    await here.task()
-    await here.task_in("running")
-    await until(here.runs, lambda runs: runs == 1)
-    (node,) = here.nodes
-    (run,) = node.runs.values()
+    node, run = await at_work(here)
     here.emulator.pools.nodes.disconnect(node)
     here.emulator.pools.nodes.give_up(node)
     await here.task_in("active")
     here.emulator.pools.nodes.reconnect(node)
-    await asyncio.wait_for(run.finished, 10)
+    await run.finished
     await here.task_in("running")
     here.go()
     assert (await here.task_in("completed")).execution_info.result == "success"

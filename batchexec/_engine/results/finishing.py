@@ -25,6 +25,6 @@ def finished(chunk: Chunk, finish: Callable[[Finished], Outcome], delivery: Deli
         )
         try:
             made.append(finish(item))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there, the future must not hang
+        except BaseException as error:  # noqa: BLE001 - whatever is wrong there, the future must not hang
             made.append(Outcome(None, error))
     return made

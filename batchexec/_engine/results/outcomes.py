@@ -213,13 +213,13 @@ def _cause(failure: dict[str, Any], frames: list[memoryview]) -> BaseException |
     return error
 
 
-def _load(frames: list[memoryview]) -> tuple[Any, Exception | None]:
+def _load(frames: list[memoryview]) -> tuple[Any, BaseException | None]:
     """What the frames hold, or why it cannot be loaded."""
     if not frames:
         return None, None
     try:
         return payload.load(frames), None
-    except Exception as error:  # noqa: BLE001 - unpickling runs user code; the caller reports it
+    except BaseException as error:  # noqa: BLE001 - unpickling runs user code (sys.exit, too); the caller reports it
         return None, error
 
 
