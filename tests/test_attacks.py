@@ -16,15 +16,15 @@ from typing import Any
 
 import helpers_work as work
 import pytest
+from helpers_processes import process_lives
 from helpers_service import Account, service, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_command import is_alive
 from test_tampered import node_held, waiting
 
 from batchexec import BatchConfig, BatchExecutor, Command, CommandResult
 from batchexec._command.shell_texts import PLACE, places
-from batchexec._engine import jobs
+from batchexec._engine import earlier_jobs
 from batchexec._source.packages import requirements_files
 from batchexec._wire import archives, envelope, names
 from batchexec._worker import locks
@@ -256,10 +256,10 @@ def test_what_else_lies_among_a_jobs_packs_is_not_fetched(
         name = f"in/{other}"
         container.upload_blob(name, pack)
     config = BatchConfig(**account.settings)
-    assert [item.value for item in jobs.fetch(config, job)] == [0, 2, 4]
+    assert [item.value for item in earlier_jobs.fetch(config, job).items] == [0, 2, 4]
     container.upload_blob("in/00000099", pack)
     with pytest.raises(BatchExecError, match=r"in/00000099 of job .* is not what its client wrote"):
-        jobs.fetch(config, job)
+        earlier_jobs.fetch(config, job)
 
 
 # what other tasks of a node have left where room is made
@@ -507,7 +507,7 @@ def test_what_a_program_leaves_running_ends_with_it(executor: Callable[..., Batc
     result = executor(output_dir=str(here / "{item}")).submit(command).result(60)
     pids = [int(line) for line in result.outputs[0].read_text().split()]
     assert len(pids) == 3
-    assert not [pid for pid in pids if is_alive(pid)]
+    assert not [pid for pid in pids if process_lives(pid)]
 
 
 def test_an_app_that_cannot_be_unpacked_leaves_nothing(executor: Callable[..., BatchExecutor], here: Path) -> None:

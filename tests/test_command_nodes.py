@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,10 +20,11 @@ from typing import Any
 
 import helpers_work as work
 import pytest
+from helpers_commands import HOSTILE, script
 from helpers_fixtures import account_in_root, with_fixed_pool
+from helpers_processes import process_lives
 from helpers_service import Account, scrubbed, until
 from helpers_wheels import installed, options, wheel
-from test_command import HOSTILE, is_alive
 
 from batchexec import BatchExecutor, BlobPath, Command, CommandResult
 from batchexec._cli import main
@@ -50,13 +50,6 @@ def executor(account: Account, here: Path) -> Iterator[Callable[..., BatchExecut
     yield make
     for one in made:
         one.shutdown()
-
-
-def script(path: str, text: str) -> str:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(f"#!/bin/sh\n{textwrap.dedent(text)}")
-    os.chmod(path, 0o755)
-    return path
 
 
 def test_a_map_over_files(executor: Callable[..., BatchExecutor], here: Path) -> None:
@@ -212,7 +205,7 @@ def test_cancelling_ends_the_program(executor: Callable[..., BatchExecutor], her
     ex.terminate_workers()
     with pytest.raises(BrokenBatchExecutor):
         next(results)
-    until(lambda: not is_alive(pid))
+    until(lambda: not process_lives(pid))
     assert os.listdir("s") == ["sweep.csv"]
     assert Path("s/sweep.csv").read_text().splitlines() == ["item,exit_code,seconds,node,outputs,error,key"]
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers_processes import process_lives
 from helpers_service import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_command import is_alive
 
 from batchexec import Command
 from batchexec._worker.logs import Streams
@@ -138,8 +138,8 @@ def test_what_holds_the_pipe_open_holds_up_nobody() -> None:
     assert result.stderr == "said\n"
     sleeping, writing = (int(path.read_text()) for path in result.named["kept"])
     try:
-        assert is_alive(sleeping)
-        until(lambda: not is_alive(writing))  # nobody reads it any more
+        assert process_lives(sleeping)
+        until(lambda: not process_lives(writing))  # nobody reads it any more
     finally:
         os.kill(sleeping, signal.SIGKILL)
 

@@ -175,8 +175,10 @@ with BatchExecutor(max_workers=2) as ex:
 AT_HOME = ("task0", "child0", "task1", "child1")
 
 
-def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> None:
-    script = run(ON_AN_ACCOUNT, **as_azure(account))
+@pytest.mark.parametrize("waiting_for", ["result", "end"])
+def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account, waiting_for: str) -> None:
+    text = ON_AN_ACCOUNT if waiting_for == "result" else ON_AN_ACCOUNT.replace("list(", "results = (")
+    script = run(text, **as_azure(account))
     script.wait_for(*AT_HOME)
     (job,) = account.jobs()
     tasks = f"{job}/job-1/c"  # in the path of the directory that they and their children work in
@@ -185,6 +187,8 @@ def test_ctrl_c_terminates_the_job_of_an_account(run: Run, account: Account) -> 
     code, _, err = script.end()
     assert code == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
+    assert f"interrupted: ending job {job}." in err
+    assert account.jobs()[job] in ("terminating", "completed"), "before the client has gone"
     until(account.jobs, lambda states: states == {job: "completed"})
     until(lambda: processes_of(tasks), lambda found: not found)
     script.leaves_nothing()
@@ -228,10 +232,13 @@ def test_a_second_ctrl_c_leaves_at_once(run: Run, account: Account) -> None:
 
 
 def test_a_killed_client_of_an_account_does_not_end_its_work(run: Run, account: Account) -> None:
-    script = run("""
+    script = run(
+        """
 with BatchExecutor(max_workers=2) as ex:
     list(ex.map(partial(work.touch_and_wait_for, started), ["a", "b", "c", "d"]))
-""", **as_azure(account))
+""",
+        **as_azure(account),
+    )
     script.wait_for("a", "b")
     script.send(signal.SIGKILL)
     assert script.end()[0] == -signal.SIGKILL

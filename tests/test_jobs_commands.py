@@ -14,7 +14,7 @@ import pytest
 from helpers_service import Account, scrubbed, service, until
 
 from batchexec import BatchConfig, BatchExecutor, Command
-from batchexec._engine import jobs
+from batchexec._engine import earlier_jobs
 from batchexec.errors import PayloadError
 
 _INTERRUPTED = """
@@ -87,7 +87,7 @@ def test_items_that_were_never_sent_are_among_those_fetched(
         assert list(executor.map(repr, given, chunksize=3, return_exceptions=True))[::2] == ["1", "3"]
         for name, value in account.environment().items():
             monkeypatch.setenv(name, value)
-        items = jobs.fetch(BatchConfig.load(), str(executor.stats().job_id))
+        items = earlier_jobs.fetch(BatchConfig.load(), str(executor.stats().job_id)).items
     assert [(item.number, item.value, type(item.error)) for item in items] == [
         (0, "1", type(None)),
         (1, None, PayloadError),

@@ -202,9 +202,9 @@ def test_files_that_cannot_be_written_here_stay_and_can_be_fetched(
     assert tree(tmp_path / "bad") == {}
     assert not list(tmp_path.rglob("escaped*"))
     from batchexec import BatchConfig
-    from batchexec._engine import jobs
+    from batchexec._engine import earlier_jobs
 
-    errors = [item.error for item in jobs.fetch(BatchConfig.load(), job, "bad")]
+    errors = [item.error for item in earlier_jobs.fetch(BatchConfig.load(), job, "bad").items]
     assert [type(error) for error in errors] == [TamperedError, TamperedError, OutputError]
     assert "leads out of its directory" in str(errors[2])
     assert main(["clean", job]) == 0

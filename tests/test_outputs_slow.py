@@ -15,7 +15,7 @@ from helpers_disks import small_disk
 from helpers_service import found_below, scrubbed, service, until
 
 from batchexec import BatchConfig, BatchExecutor
-from batchexec._engine import jobs
+from batchexec._engine import earlier_jobs
 from batchexec.errors import OutputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -86,7 +86,7 @@ def test_a_full_disk_here_leaves_the_files_in_storage(tmp_path: Path, monkeypatc
         assert sorted(path.name for path in (tmp_path / "small").rglob("*") if path.is_file()) == ["a.bin", "a.bin"]
         for name, value in account.environment().items():
             monkeypatch.setenv(name, value)
-        items = jobs.fetch(BatchConfig.load(), job, str(tmp_path / "fetched"))
+        items = earlier_jobs.fetch(BatchConfig.load(), job, str(tmp_path / "fetched")).items
         assert [path.stat().st_size for item in items for path in item.outputs] == [
             size * MEGABYTE for size in (2, 9, 2)
         ]

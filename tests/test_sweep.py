@@ -17,8 +17,8 @@ from helpers_disks import small_disk
 from helpers_service import processes_of, scrubbed, until
 
 from batchexec import BatchExecutor, Command, CommandResult
-from batchexec._command import table
-from batchexec._command.locks import Lock
+from batchexec._command.sweeps import table
+from batchexec._command.sweeps.locks import Lock
 from batchexec.errors import CommandFailed, OutputError
 
 # Fails for the numbers that the file `bad` names, and tells what it has run.

@@ -16,8 +16,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("job", help="the job's id")
     options = parser.parse_args(argv)
-    from batchexec._engine import jobs
+    from batchexec._engine import earlier_jobs
 
-    jobs.clean(BatchConfig.load(), options.job)
+    earlier_jobs.clean(BatchConfig.load(), options.job)
     print(f"job {options.job} is deleted", file=sys.stderr)
     return 0

@@ -31,24 +31,24 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.to and Path(options.to).suffix == ".csv":
         parser.error("--to names the pickle file; the table is written beside it, with the ending .csv")
-    from batchexec._command import records
-    from batchexec._engine import jobs
+    from batchexec._command.sweeps import fetched, table
+    from batchexec._engine import earlier_jobs
 
-    found = jobs.look(BatchConfig.load(), options.job, options.outputs)
+    found = earlier_jobs.fetch(BatchConfig.load(), options.job, options.outputs)
     path = Path(options.to or f"{options.job}.pickle")
-    table = Path(options.outputs, records.TABLE) if options.outputs else path.with_suffix(".csv")
+    listing = Path(options.outputs, table.NAME) if options.outputs else path.with_suffix(".csv")
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
-            cloudpickle.dump([(item.call, item.number, records.value(item), item.error) for item in found.items], file)
-        runs = records.write_table(table.absolute(), found.items, found.unfinished, bool(options.outputs))
+            cloudpickle.dump([(item.call, item.number, fetched.value(item), item.error) for item in found.items], file)
+        runs = fetched.write_table(listing.absolute(), found.items, found.unfinished, bool(options.outputs))
     except OSError as error:
         raise OutputError(f"{str(error.filename or path)!r} cannot be written: {error.strerror or error}") from error
     failed = sum(item.error is not None for item in found.items)
     print(f"{len(found.items)} items ({failed} with an exception) written to {path}", file=sys.stderr)
     if runs:
         lacking = f" ({len(found.unfinished)} without a result)" if found.unfinished else ""
-        print(f"{runs} runs{lacking} listed in {table}", file=sys.stderr)
+        print(f"{runs} runs{lacking} listed in {listing}", file=sys.stderr)
     left = sum(item.files for item in found.items)
     if options.outputs:
         brought = sum(len(item.outputs) for item in found.items)

@@ -16,8 +16,8 @@ from batchexec.errors import FilesError
 from .apps import App
 from .checks import check_pattern
 from .files import Gathered, merged
+from .parameters import parameters_of
 from .programs import Program
-from .rows import parameters_of
 from .templates import APP, Names, Text
 from .values import BlobPath
 
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     spec: dict[str, Any]
     own: FileSet | None
     key: str = ""
-    """What was asked (`asked.Keys`), of a run of an executor."""
+    """What was asked (`sweeps.keys`), of a run of an executor."""
 
 
 class Bound:

@@ -18,9 +18,9 @@ from batchexec.errors import ConfigError
 from batchexec.futures import ChunkFuture, Delivery, Finished, Outcome
 
 from . import here, results
-from .asked import Keys
 from .binding import Bound, Run
-from .sweeps import Sweep
+from .sweeps.keys import Keys
+from .sweeps.sweep import Sweep
 from .values import CommandResult
 
 if TYPE_CHECKING:

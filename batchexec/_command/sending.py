@@ -13,7 +13,7 @@ from batchexec.errors import PayloadError
 from batchexec.futures import BatchFuture, ChunkFuture, Outcome
 
 from .calls import CommandCall
-from .rows import rows_of
+from .parameters import rows_of
 from .values import CommandResult
 
 if TYPE_CHECKING:

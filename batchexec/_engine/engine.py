@@ -44,6 +44,7 @@ class Engine:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
+        self._over = threading.Event()
         self._left = False  # by a second Ctrl-C: nobody waits any more
         self._service = local.start() if place.where == "local" else None
         self._packages = packages_for(config, place.where, progress.warn)
@@ -56,7 +57,11 @@ class Engine:
             self.board.add(chunks)
             if not self._started:
                 self._started = True
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except BaseException:  # the system has no more threads
+                    self._started = False
+                    raise
 
     def end(self, how: Ending) -> None:
         """Take no more work; then drain (finish what is pending) or abandon (end the job now)."""
@@ -69,9 +74,11 @@ class Engine:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all is over; True when it is."""
-        if not self.done and not self.foreign and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
-        return self.done or self.foreign or self._thread is threading.current_thread()
+        others = self.foreign or self._thread is threading.current_thread()
+        # Not by the thread's own `join`: before Python 3.13, a thread counts as ended when a Ctrl-C interrupts that.
+        if not self.done and not others and self._over.wait(timeout):
+            self._thread.join()
+        return self.done or others
 
     def leave(self) -> None:
         """Nobody waits for the end any more, not even the interpreter's exit."""
@@ -79,7 +86,7 @@ class Engine:
 
     @property
     def done(self) -> bool:
-        return self._left or not self._started or not self._thread.is_alive()
+        return self._left or not self._started or self._over.is_set()
 
     @property
     def foreign(self) -> bool:
@@ -94,9 +101,12 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - no future may hang, whatever went wrong here
             self.board.break_off(typed(error))
         finally:
-            for thread in self.board.close():
-                thread.join(1.0 if self.board.ending == "abandon" else None)
-            self.board.progress.close()
+            try:
+                for thread in self.board.close():
+                    thread.join(1.0 if self.board.ending == "abandon" else None)
+                self.board.progress.close()
+            finally:
+                self._over.set()
 
     async def _main(self) -> None:
         self.board.attach(asyncio.get_running_loop())

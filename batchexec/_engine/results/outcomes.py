@@ -219,6 +219,8 @@ def _load(frames: list[memoryview]) -> tuple[Any, BaseException | None]:
         return None, None
     try:
         return payload.load(frames), None
+    except KeyboardInterrupt:
+        raise  # the user's, where a job is fetched: that is done in the main thread
     except BaseException as error:  # noqa: BLE001 - unpickling runs user code (sys.exit, too); the caller reports it
         return None, error
 

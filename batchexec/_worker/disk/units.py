@@ -141,9 +141,9 @@ def _tree_cost(path: str, least: int) -> int:
     if os.path.islink(path):
         return least
     size = 0
-    for folder, directories, names in os.walk(path):
+    for folder, directories, found in os.walk(path):
         size += least
-        for name in (*names, *(one for one in directories if os.path.islink(os.path.join(folder, one)))):
+        for name in (*found, *(one for one in directories if os.path.islink(os.path.join(folder, one)))):
             with contextlib.suppress(FileNotFoundError):
                 state = os.lstat(os.path.join(folder, name))
                 if state.st_nlink == 1:

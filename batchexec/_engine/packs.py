@@ -29,7 +29,7 @@ class Record:
     sent_at: float = 0.0
     failed: dict[int, PayloadError] = field(default_factory=dict)
     asked: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Of a Command's runs, by the items' numbers: what its client wrote of them (`batchexec._command.asked`)."""
+    """Of a Command's runs, by the items' numbers: what its client wrote of them (`batchexec._command.sweeps.keys`)."""
 
     @property
     def task_id(self) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchexec._engine.jobs import Item
+from batchexec._command import results
+from batchexec._command.values import CommandResult
+from batchexec._engine.earlier_jobs import Item
 from batchexec.errors import BatchExecError
 from batchexec.futures import Outcome
 
-from . import lines, results, table
+from . import kept_runs, table
 from .locks import Lock
 from .table import Row, Table
-from .values import CommandResult
-
-TABLE = "sweep.csv"  # as that of a sweep, so that `resume=` goes on from it
 
 
 def value(item: Item) -> Any:
@@ -45,14 +44,14 @@ def write_table(path: Path, items: Sequence[Item], unfinished: Sequence[Item], b
 def _row(item: Item, root: Path, brought: bool) -> Row:
     asked = item.asked or {}
     outcome = _outcome(item)
-    row = lines.line(item.number, asked["key"], asked["parameters"], outcome, item.node_id, item.seconds, root)
+    row = kept_runs.row_of(item.number, asked["key"], asked["parameters"], outcome, item.node_id, item.seconds, root)
     if item.value is None and item.error is None:
         return row._replace(seconds=None)
     if not brought:  # as they will be called
         return row._replace(outputs=[f"{item.number}/{one}" for one in row.outputs])
-    result = lines.result_of(outcome)
+    result = kept_runs.result_of(outcome)
     if result is not None:
-        lines.keep(root, row, result)
+        kept_runs.keep(root, row, result)
     return row
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from batchexec._engine.account import azure_account
-from batchexec._engine.records import Record, of_pack
+from batchexec._engine.packs import Record, of_pack
 from batchexec._engine.results import outcomes
 from batchexec._engine.results.collector import Brought, Collector, read
 from batchexec._engine.results.destinations import template
@@ -42,7 +42,7 @@ class Item(NamedTuple):
     seconds: float = 0.0
     """How long it ran."""
     asked: dict[str, Any] | None = None
-    """What a run of a Command was asked for (`batchexec._command.asked`); None for a call of a function."""
+    """What a run of a Command was asked for (`batchexec._command.sweeps.keys`); None for a call of a function."""
 
 
 class Found(NamedTuple):
@@ -54,12 +54,7 @@ class Found(NamedTuple):
     """Runs of Commands that have none: they have not run yet, or were ended, or their worker died."""
 
 
-def fetch(config: BatchConfig, job_id: str, outputs: str | None = None) -> list[Item]:
-    """The items of the job that have an outcome; as `look`."""
-    return look(config, job_id, outputs).items
-
-
-def look(config: BatchConfig, job_id: str, outputs: str | None = None) -> Found:
+def fetch(config: BatchConfig, job_id: str, outputs: str | None = None) -> Found:
     """What there is of the job's items.
 
     outputs: a directory to bring their files to, each item's into one with its number.

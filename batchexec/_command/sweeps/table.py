@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+NAME = "sweep.csv"  # of a sweep, also of one that is fetched: `resume=` goes on from it
 _BEFORE = ("item",)
 _AFTER = ("exit_code", "seconds", "node", "outputs", "error", "key")
 _UNSAFE = re.compile(r"[%;\x00-\x1f\x7f]")

@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from .binding import Run
-from .results import describe
+from batchexec._command.binding import Run
+from batchexec._command.results import describe
 
 if TYPE_CHECKING:
     from batchexec.command import Command

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchexec._command.values import CommandResult
 from batchexec.errors import CommandFailed, OutputError
 from batchexec.futures import Outcome
 
 from .table import Row
-from .values import CommandResult
 
 _KEPT = ".sweep"  # directory beside the table: what a CommandResult has and the table has not
 _KEPT_CHARS = 64 * 1024  # of standard output and error
@@ -24,7 +24,7 @@ def result_of(outcome: Outcome) -> CommandResult | None:
     return result if isinstance(result, CommandResult) else None
 
 
-def line(
+def row_of(
     item: int, key: str, parameters: Mapping[str, Any], outcome: Outcome, node: str, seconds: float, root: Path
 ) -> Row:
     """The line in a table in `root`. `seconds`: how long it took, where no result tells."""

@@ -8,26 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchexec._command.binding import Run
+from batchexec._command.values import CommandResult
 from batchexec.errors import BrokenBatchExecutor, OutputError
 from batchexec.futures import Outcome
 
-from . import lines, table
-from .binding import Run
+from . import kept_runs, table
 from .locks import Lock
 from .table import Table
-from .values import CommandResult
 
 if TYPE_CHECKING:
     from batchexec.command import Command
 
-_FILE = "sweep.csv"
 _log = logging.getLogger("batchexec")
 
 
 class Sweep:
     """The table in `root`. With `resume`, what it says is done is not run again, and files go to `root`/<item>."""
 
-    def __init__(self, root: Path, command: Command, *, resume: bool, name: str = _FILE) -> None:
+    def __init__(self, root: Path, command: Command, *, resume: bool, name: str = table.NAME) -> None:
         """Raises OutputError when another process writes the table, what is there is none, or it cannot be written."""
         self.root = root
         self.resume = resume
@@ -80,7 +79,7 @@ class Sweep:
             row = self._old.get(run.key)
             item = row.item if row is not None else self._place_for(run.key, index)
             text = self._command.text
-            result = lines.result_again(self.root, row, run.parameters, text) if row is not None else None
+            result = kept_runs.result_again(self.root, row, run.parameters, text) if row is not None else None
             if result is not None:
                 self.done[index] = result
                 return
@@ -111,10 +110,10 @@ class Sweep:
             if index not in self._open:
                 return
             item, run = self._runs.pop(index)
-            row = lines.line(item, run.key, run.parameters, outcome, node, seconds, self.root)
-            result = lines.result_of(outcome)
+            row = kept_runs.row_of(item, run.key, run.parameters, outcome, node, seconds, self.root)
+            result = kept_runs.result_of(outcome)
             if self.resume and result is not None:
-                self._write(lambda: lines.keep(self.root, row, result))
+                self._write(lambda: kept_runs.keep(self.root, row, result))
             self._write(lambda: self._table.add(row))
             self._open.discard(index)
         self._look()

@@ -1,0 +1,1 @@
+"""The tables of sweeps: written as runs end, read to go on, and written for a job without its client."""
