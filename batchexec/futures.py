@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 Written = Callable[[str], bytes]  # the end of what a task has written so far to "stdout" or "stderr"
 _LOOK_SECONDS = 0.5
+_DONE = ("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
+_log = logging.getLogger("concurrent.futures")
 
 
 class Outcome(NamedTuple):
@@ -71,6 +75,7 @@ class ChunkFuture(Future[T]):
     def __init__(self, size: int = 1) -> None:
         super().__init__()
         self.size = size  # items
+        self._pid = os.getpid()
         self._on_cancel: Callable[[], None] | None = None
 
     def tell_engine(self, on_cancel: Callable[[], None]) -> None:
@@ -95,6 +100,8 @@ class ChunkFuture(Future[T]):
     def _wait(self) -> None:
         """Wait until it is done, in steps. A signal that arrives just as a lock is about to be waited for is handled by
         Python only when that wait ends; on Windows so is every signal."""
+        if os.getpid() != self._pid and self._state not in _DONE:
+            raise RuntimeError("this future belongs to the parent process: a forked child never hears of its end")
         with self._condition:
             while not self.done():
                 self._condition.wait(_LOOK_SECONDS)
@@ -103,18 +110,35 @@ class ChunkFuture(Future[T]):
         """Cancel if it is still pending: local, immediate, and final whatever the service is doing with it."""
         with self._condition:
             was_cancelled = self.cancelled()
-        if not super().cancel():
-            return False
-        if not was_cancelled:
+        try:
+            return super().cancel()
+        finally:  # a callback may have raised
+            if not was_cancelled and self.cancelled():
+                self._was_cancelled()
+
+    def _was_cancelled(self) -> None:
+        try:
+            # wait() and as_completed() count a future as done only after this.
+            self.set_running_or_notify_cancel()
+        except (RuntimeError, InvalidStateError):
+            return  # another thread cancelled it at the same moment, and tells the engine
+        on_cancel, self._on_cancel = self._on_cancel, None  # a cycle by way of the chunk otherwise
+        if on_cancel is not None:
+            on_cancel()
+
+    def _invoke_callbacks(self) -> None:
+        """As the standard library's, where one that would end its thread keeps the others from being called: those of
+        asyncio.wrap_future and joblib among them."""
+        leaving: BaseException | None = None
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]  # typeshed lacks it
             try:
-                # wait() and as_completed() count a future as done only after this.
-                self.set_running_or_notify_cancel()
-            except (RuntimeError, InvalidStateError):
-                return True  # another thread cancelled it at the same moment, and tells the engine
-            on_cancel, self._on_cancel = self._on_cancel, None  # a cycle by way of the chunk otherwise
-            if on_cancel is not None:
-                on_cancel()
-        return True
+                callback(self)
+            except Exception:  # noqa: BLE001 - as the standard library's
+                _log.exception("exception calling callback for %r", self)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                leaving = error
+        if leaving is not None:
+            raise leaving
 
     # for the engine
 

@@ -262,6 +262,21 @@ def test_a_node_out_of_contact_is_a_warning_and_the_work_goes_on_when_it_is_back
             assert [future.result(60) for future in futures] == [0, 2, 4]
 
 
+def test_who_may_not_look_at_pools_goes_by_the_tasks(account: Account, tmp_path: Path) -> None:
+    with BatchExecutor(**account.settings, pool_id="fixed", create_pool=False) as executor:
+        assert executor.submit(double, 1).result(60) == 2
+        account.arm({"kind": "status", "status": 403, "match": {"operation": "GET pools/*"}})
+        running = [executor.submit(touch_and_wait_for, str(tmp_path), f"runs{n}") for n in range(2)]
+        behind = executor.submit(double, 2)
+        until(lambda: account.faults()[0]["fired"])
+        (tmp_path / "go").touch()
+        for future in running:
+            future.result(60)
+        assert behind.result(60) == 4
+        assert executor.submit(double, 3).result(60) == 6
+    until(account.jobs, lambda jobs: not jobs)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a process a disk of its own")
 def test_a_full_disk_is_the_functions_own_error(account: Account) -> None:
     account.arm({"kind": "disk-full", "bytes": 1_000_000, "match": {"role": "task"}})

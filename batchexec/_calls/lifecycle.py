@@ -33,7 +33,7 @@ class Lifecycle:
         self._where = where
         self._capacity = capacity
         self._initialization = initialization
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may shut it wherever it is held
         self._chunks = itertools.count()
         self._shut = False
         self._pid = os.getpid()
@@ -77,6 +77,8 @@ class Lifecycle:
 
     def shut(self) -> Engine | None:
         """Take no more work; the engine, if there is one that is this process's own."""
+        if os.getpid() != self._pid:  # before the lock, as in `ready`
+            return None
         with self._lock:
             self._shut = True
             engine = self.engine

@@ -33,6 +33,7 @@ class MapIterator(Generic[T]):
         self._outcomes: deque[Outcome] = deque()
         self._end_time = end_time
         self._return_exceptions = return_exceptions
+        self._begun = False  # whether a result was asked for
 
     def start(self, ahead: int | None) -> MapIterator[T]:
         """Send the first `ahead` chunks (None: all)."""
@@ -47,7 +48,13 @@ class MapIterator(Generic[T]):
     def __iter__(self) -> MapIterator[T]:
         return self
 
+    def __del__(self) -> None:
+        """As the standard library's: who leaves a loop over it wants no more; who never asked wants all to be done."""
+        if self._begun:
+            self.close()
+
     def __next__(self) -> T:
+        self._begun = True
         try:
             found = self._next_outcome()
         except BaseException:

@@ -205,10 +205,11 @@ class _SweepFuture(ChunkFuture[list[Outcome]]):
         super().fail(error)
 
     def cancel(self) -> bool:
-        cancelled = super().cancel()
-        if cancelled:
-            self._sweep.over(self._indices, None)
-        return cancelled
+        try:
+            return super().cancel()
+        finally:  # a callback may have raised
+            if self.cancelled():
+                self._sweep.over(self._indices, None)
 
 
 def _root_of(output_dir: Any) -> str:

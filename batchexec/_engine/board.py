@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 from batchexec._report.progress import Progress
+from batchexec._report.words import described
 from batchexec._wire import names
 from batchexec.errors import BatchExecError, BrokenBatchExecutor, InitializerError, RequirementsError
 from batchexec.futures import Delivery
@@ -57,7 +58,7 @@ class Board:
         self.base = _working_directory()
         self._unmet: dict[str, RequirementsError] = {}  # why environments cannot be made, by their hash
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may call `end` wherever it is held
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._resolver = Resolver(name)
@@ -81,6 +82,13 @@ class Board:
             self.inbox.append(chunks)
         self._wake(self.mail, self.busy, self.changed)
 
+    def forget(self, chunks: list[Chunk]) -> None:
+        """Chunks just added are not to be done: nobody got their futures."""
+        with self._lock, contextlib.suppress(ValueError):
+            self.inbox.remove(chunks)
+        for chunk in chunks:
+            self.pending.pop(chunk.number, None)
+
     def raise_if_broken(self) -> None:
         """As the standard library: what broke the executor is a BrokenExecutor to those who submit later."""
         if isinstance(self.broken, BrokenBatchExecutor):
@@ -96,9 +104,9 @@ class Board:
         """The chunk's future was cancelled: forget it here, and have its task ended."""
         if self.foreign or self.pending.pop(chunk.number, None) is None:
             return
-        self.progress.chunk_done(chunk.size)
         self.cancelled.append(chunk)
         self._wake(self.doom, self.changed)
+        self.progress.chunk_done(chunk.size)
 
     def end(self, how: Ending) -> None:
         """Take no more work; then drain (finish what is pending) or abandon (end the job now)."""
@@ -121,9 +129,9 @@ class Board:
         """Nothing that is pending will have a result."""
         with self._lock:
             self.inbox.clear()
-            doomed = list(self.pending.values())
-            self.pending.clear()
-        for chunk in doomed:
+            # One by one: the loop settles others meanwhile, and each has one verdict.
+            doomed = [self.pending.pop(number, None) for number in list(self.pending)]
+        for chunk in filter(None, doomed):
             self._conclude(chunk, partial(chunk.future.fail, error))
 
     # for the loop
@@ -155,13 +163,11 @@ class Board:
 
     def deliver(self, chunk: Chunk, decode: Callable[[], Delivery]) -> None:
         """The chunk's result is here; `decode` runs user code, so the resolver does it."""
-        if self._settle(chunk):
-            self._conclude(chunk, lambda: self._resolve(chunk, decode))
+        self._settle(chunk, lambda: self._resolve(chunk, decode))
 
     def fail(self, chunk: Chunk, error: BatchExecError) -> None:
         """The chunk has no result and will have none."""
-        if self._settle(chunk):
-            self._conclude(chunk, lambda: self._fail(chunk, error))
+        self._settle(chunk, lambda: self._fail(chunk, error))
 
     def show_running(self, chunk: Chunk) -> None:
         if not chunk.running:
@@ -195,22 +201,34 @@ class Board:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def close(self) -> list[threading.Thread]:
-        """No more verdicts will come; returns the threads that may still be resolving futures."""
+    def is_resolving(self) -> bool:
+        """Whether this thread resolves futures, and calls their callbacks."""
+        return self._resolver.is_mine()
+
+    def close(self) -> None:
+        """No more verdicts will come, and no more work is taken. Waits for the threads that still resolve futures, a
+        moment only where the job was ended."""
+        unfinished = BrokenBatchExecutor("the executor was ended before this was done")
+        with self._lock:
+            if self.ending is None:
+                self.broken, self.ending = self.broken or unfinished, "abandon"
         if self.pending:
-            self.fail_all(self.broken or BrokenBatchExecutor("the executor was ended before this was done"))
-        return self._resolver.close()
+            self.fail_all(self.broken or unfinished)
+        self._resolver.close(1.0 if self.ending == "abandon" else None)
 
     # inside
 
-    def _settle(self, chunk: Chunk) -> bool:
-        """Whether the chunk was still without a verdict; it has one now."""
+    def _settle(self, chunk: Chunk, verdict: Callable[[], None]) -> bool:
+        """Whether the chunk was still without a verdict; it has this one now."""
         if self.pending.pop(chunk.number, None) is None:
             return False
         self.chunks_done += 1
         self.items_done += chunk.size
-        self.progress.chunk_done(chunk.size)
-        self.changed.set()
+        try:
+            self.progress.chunk_done(chunk.size)
+        finally:
+            self._conclude(chunk, verdict)
+            self.changed.set()
         return True
 
     def _conclude(self, chunk: Chunk, verdict: Callable[[], None]) -> None:
@@ -236,7 +254,7 @@ class Board:
             self._fail(chunk, failure.error)
             return
         except BaseException as error:  # noqa: BLE001 - whatever is wrong with it, the future must not hang
-            broken = BatchExecError(f"the result of {chunk.task_id} cannot be read: {type(error).__name__}: {error}")
+            broken = BatchExecError(f"the result of {chunk.task_id} cannot be read: {described(error)}")
             broken.__cause__ = error
             self._fail(chunk, broken)
             return
@@ -249,10 +267,10 @@ class Board:
 
     def _fail(self, chunk: Chunk, error: BatchExecError) -> None:
         """On a resolver thread."""
-        if isinstance(error, InitializerError):
-            _log.critical("Exception in initializer:", exc_info=error.__cause__ or error)
         if isinstance(error, BrokenBatchExecutor):
             self.break_off(error)
+        if isinstance(error, InitializerError):
+            _log.critical("Exception in initializer:", exc_info=error.__cause__ or error)
         if isinstance(error, RequirementsError) and chunk.environment is not None:
             error = chunk.environment.explained(error)
             self._call_soon(lambda: self._fail_kin(chunk, error))
@@ -267,10 +285,11 @@ class Board:
             self._unmet[chunk.environment.digest] = error
         for other in list(self.pending.values()):
             unpacked = other.call is chunk.call and other.items is not None
-            if (other.environment is chunk.environment or unpacked) and self._settle(other):
+            if (other.environment is chunk.environment or unpacked) and self._settle(
+                other, partial(other.future.fail, error)
+            ):
                 other.doomed = True
                 self.cancelled.append(other)
-                self._conclude(other, partial(other.future.fail, error))
         self.doom.set()
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
@@ -322,6 +341,6 @@ def typed(error: BaseException) -> BatchExecError:
     """The error itself when it is one of ours; anything else is a defect of ours."""
     if isinstance(error, BatchExecError):
         return error
-    broken = BrokenBatchExecutor(f"internal error: {type(error).__name__}: {error}")
+    broken = BrokenBatchExecutor(f"internal error: {described(error)}")
     broken.__cause__ = error
     return broken

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from batchexec.errors import ServiceError
+
 from .board import Board
 from .session import Session
 
@@ -30,4 +32,9 @@ class Canceller:
                 await asyncio.gather(*(self._end(chunk.task_id) for chunk in some if chunk.task_id))
 
     async def _end(self, task_id: str) -> None:
-        await self._session.batch.terminate_task(self._session.job_id, task_id)
+        try:
+            await self._session.batch.terminate_task(self._session.job_id, task_id)
+        except ServiceError as error:
+            if not error.transient:
+                raise
+            self._board.progress.warn(f"task {task_id} was cancelled and could not be ended, so it may run on: {error}")

@@ -41,7 +41,7 @@ class Engine:
         name = f"batchexec-{id(self):x}"
         self.board = Board(progress, name)
         self._config = config
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may submit wherever it is held
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
         self._over = threading.Event()
@@ -61,6 +61,7 @@ class Engine:
                     self._thread.start()
                 except BaseException:  # the system has no more threads
                     self._started = False
+                    self.board.forget(chunks)
                     raise
 
     def end(self, how: Ending) -> None:
@@ -74,7 +75,7 @@ class Engine:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all is over; True when it is."""
-        others = self.foreign or self._thread is threading.current_thread()
+        others = self.foreign or self._is_within()
         # Not by the thread's own `join`: before Python 3.13, a thread counts as ended when a Ctrl-C interrupts that.
         if not self.done and not others and self._over.wait(timeout):
             self._thread.join()
@@ -93,6 +94,10 @@ class Engine:
         """Whether this is a forked child's copy of its parent's engine."""
         return self.board.foreign
 
+    def _is_within(self) -> bool:
+        """Whether this is a thread that it waits for itself: its own, or one that calls a future's callbacks."""
+        return self._thread is threading.current_thread() or self.board.is_resolving()
+
     # the thread
 
     def _run(self) -> None:
@@ -102,8 +107,7 @@ class Engine:
             self.board.break_off(typed(error))
         finally:
             try:
-                for thread in self.board.close():
-                    thread.join(1.0 if self.board.ending == "abandon" else None)
+                self.board.close()
                 self.board.progress.close()
             finally:
                 self._over.set()
@@ -199,9 +203,17 @@ class Engine:
 
     async def _lease(self, session: Session) -> None:
         """While this client lives, its job does not end."""
+        half = self._config.wall_clock_hours * 3600 / 2
+        pause = half
         while True:
-            await asyncio.sleep(self._config.wall_clock_hours * 3600 / 2)
-            await session.extend_lease()
+            await asyncio.sleep(pause)
+            pause = half
+            try:
+                await session.extend_lease()
+            except ServiceError as error:
+                if not error.transient:
+                    raise
+                pause = half / 10  # losing contact ends nothing; there are several tries left
 
     async def _watch_service(self) -> None:
         """Raises when the local service is gone: no use in trying a dead one again. Without one, waits for ever."""

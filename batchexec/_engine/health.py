@@ -46,8 +46,8 @@ class Health:
                 try:
                     await self._look()
                 except ServiceError as error:
-                    if error.status == 403:
-                        return  # no right to look at pools: tasks alone tell then
+                    if error.status == 403:  # no right to look at pools: tasks alone tell then
+                        await asyncio.Event().wait()
                     if not error.transient:
                         raise
             await asyncio.sleep(_EVERY_LOCAL if is_local else _EVERY)

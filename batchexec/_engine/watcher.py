@@ -114,7 +114,10 @@ class Watcher:
         """The chunks whose results are among these blobs and not yet being read."""
         chunks = []
         for blob in blobs:
-            number = int(blob.rpartition("/")[2].partition(".")[0])
+            digits = blob.rpartition("/")[2].partition(".")[0]
+            if not digits.isdecimal():
+                continue  # somebody else's
+            number = int(digits)
             chunk = self._board.pending.get(number)
             if chunk is None or number in self._reading:
                 continue

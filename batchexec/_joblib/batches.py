@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 import threading
 from collections import deque
@@ -17,6 +18,8 @@ from .shares import Call, Shares
 
 if TYPE_CHECKING:
     from batchexec._engine.sending.work import Call as SentCall
+
+_log = logging.getLogger("concurrent.futures")
 
 _CHUNKS_PER_SLOT = 8  # enough to even out fits of unequal length, few enough to keep tasks worth starting
 _GATHER_SECONDS = 0.05  # what comes in within it goes out together
@@ -119,14 +122,16 @@ class Batches:
                 return
             try:
                 futures = self._send(groups)
-            except Exception as error:  # noqa: BLE001 - it is that of the batches: nobody else would tell them
-                failed: Exception | None = error
+            except BaseException as error:  # noqa: BLE001 - it is that of the batches: nobody else would tell them
+                failed: BaseException | None = error
             else:
                 failed = None
                 self._under_way.update(futures)
         if failed is not None:
             for batch in (batch for group in groups for batch in group):
                 batch.finish([], failed)
+            if isinstance(failed, KeyboardInterrupt):
+                raise failed
             return
         for group, future in zip(groups, futures, strict=True):
             future.add_done_callback(functools.partial(self._done, group))
@@ -163,5 +168,8 @@ class Batches:
         for batch in group:
             own = list(itertools.islice(rest, batch.size))
             errors = [outcome.error for outcome in own if outcome.error is not None]
-            batch.finish([outcome.value for outcome in own], errors[0] if errors else None)
+            try:
+                batch.finish([outcome.value for outcome in own], errors[0] if errors else None)
+            except Exception:  # noqa: BLE001 - of joblib, which takes more calls here; the other batches are done too
+                _log.exception("exception calling callback for %r", future)
         self.flush()  # what came in because these are done, and what had to wait for room

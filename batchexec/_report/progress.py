@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
+
+from batchexec._report.words import described
 
 if TYPE_CHECKING:
     from batchexec._engine.sending.work import Chunk
@@ -16,6 +20,7 @@ _log = logging.getLogger("batchexec")
 
 _QUIET_SECONDS = 2.0
 _REDRAW_SECONDS = 0.5
+_LONGEST_TURN = 1.0  # seconds that what one thread prints waits for what another does
 _INSTALLING = "nodes may be installing packages"
 _TYPICAL = "typically 3 to 8 min"  # to allocate nodes from zero (the service publishes no figure; reports agree)
 
@@ -26,7 +31,8 @@ class Progress:
     def __init__(self, *, show: bool | None, echo: bool, remote: bool, quiet_seconds: float = _QUIET_SECONDS) -> None:
         """show: the progress line (None: when someone is looking). echo: what workers print. remote: nodes take
         minutes to start. quiet_seconds: nothing is drawn before these are over."""
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of what is counted
+        self._voice = threading.RLock()  # of the streams, which may block
         self._show = _is_watched(sys.stderr) if show is None else show
         self._echo = echo
         self._remote = remote
@@ -43,7 +49,7 @@ class Progress:
     def announce(self, text: str, *, always: bool) -> None:
         """One line about where the work goes: always when it costs money, else only to someone watching."""
         if always or self._show:
-            with self._lock:
+            with self._speaking():
                 self._wipe()
                 _write(sys.stderr, f"batchexec: {text}\n")
 
@@ -91,12 +97,15 @@ class Progress:
         """By logging: a warning made into an exception by a filter would end the engine's thread."""
         with self._lock:
             self._wipe()
-        _log.warning(text)
+        try:
+            _log.warning(text)
+        except Exception as error:  # noqa: BLE001 - of a handler; what is warned of does not end the work, nor does that
+            _write(sys.stderr, f"batchexec: {text}\nbatchexec: a handler of logging raised {described(error)}\n")
 
     def echo(self, chunk: Chunk, delivery: Delivery) -> None:
         """What the chunk printed, to this process's own streams; by item where it has several."""
         if self._echo and any(delivery.streams):
-            with self._lock:
+            with self._speaking():
                 self._wipe()
                 for stream, data, ends in zip(
                     (sys.stdout, sys.stderr), delivery.streams, zip(*delivery.marks, strict=True), strict=True
@@ -105,7 +114,7 @@ class Progress:
 
     def echo_failure(self, chunk: Chunk, error: BaseException) -> None:
         if self._echo:
-            with self._lock:
+            with self._speaking():
                 self._wipe()
                 _write(sys.stdout, getattr(error, "stdout", ""))
                 _write(sys.stderr, getattr(error, "stderr", ""))
@@ -114,6 +123,17 @@ class Progress:
         with self._lock:
             self._wipe()
             self._closed = True
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Lines of several threads do not mix, unless a stream keeps one of them for long: that holds up no other, as
+        what it waits for may be a future."""
+        spoke = self._voice.acquire(timeout=_LONGEST_TURN)
+        try:
+            yield
+        finally:
+            if spoke:
+                self._voice.release()
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -130,13 +150,21 @@ class Progress:
             line += f", {self._stage}"
         if self._stage.endswith("nodes") and self._remote:
             line += f", {_clock(now - self._stage_began)} of {_TYPICAL}"
-        _write(sys.stderr, "\r" + line.ljust(self._width))
-        self._width = len(line)
+        self._whisper("\r" + line.ljust(self._width), len(line))
 
     def _wipe(self) -> None:
         if self._width:
-            _write(sys.stderr, "\r" + " " * self._width + "\r")
-            self._width = 0
+            self._whisper("\r" + " " * self._width + "\r", 0)
+
+    def _whisper(self, text: str, width: int) -> None:
+        """Write it unless another thread is writing: the engine's loop must not wait for that. `width` is then that of
+        the line."""
+        if self._voice.acquire(blocking=False):
+            try:
+                _write(sys.stderr, text)
+                self._width = width
+            finally:
+                self._voice.release()
 
 
 def _by_item(chunk: Chunk, data: bytes, ends: tuple[int, ...]) -> str:
@@ -161,7 +189,11 @@ def _clock(seconds: float) -> str:
 def _is_watched(stream: TextIO | None) -> bool:
     """Whether someone is looking: a terminal, or a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return (stream is not None and stream.isatty()) or type(shell).__name__ == "ZMQInteractiveShell"
+    try:
+        terminal = stream is not None and stream.isatty()
+    except Exception:  # noqa: BLE001 - closed, or an object of the user's that can less than a stream
+        terminal = False
+    return terminal or type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -171,8 +203,9 @@ def _write(stream: TextIO | None, text: str) -> None:
         stream.write(text)
         stream.flush()
     except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
-    except (OSError, ValueError):
-        pass  # nobody reads this stream any more; the work goes on
+        with contextlib.suppress(Exception):
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+    except Exception:  # noqa: BLE001 - closed, broken, or an object of the user's: nobody reads it; the work goes on
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 import time
 import traceback
@@ -49,6 +50,7 @@ def run_items(
             seeds.for_item(seed, number)
         if attachments is not None:
             attachments.number = number
+        process = os.getpid()
         start = time.perf_counter()
         try:
             value = function(*args, **kwargs)
@@ -60,6 +62,8 @@ def run_items(
         else:
             outcome, frames = _success(value)
             del value
+        if os.getpid() != process:
+            os._exit(0)  # a child that the item forked has no business here: its parent has the result
         ran.seconds.append(round(time.perf_counter() - start, 6))
         if attachments is not None:
             refused = attachments.collect()
@@ -80,7 +84,7 @@ def _describe_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     shorten.maxother = shorten.maxstring = 60
     try:
         words = [shorten.repr(arg) for arg in args] + [f"{k}={shorten.repr(v)}" for k, v in kwargs.items()]
-    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not hide the error being described
+    except BaseException as error:  # noqa: BLE001 - a broken __repr__ must not hide the error being described
         words = [f"arguments whose repr raises {type(error).__name__}"]
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     text = f"{name}({', '.join(words)})"
@@ -94,14 +98,21 @@ def _error_fields(error: BaseException) -> dict[str, Any]:
         trace = trace.tb_next
     try:
         text = str(error)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
+    except BaseException as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         text = f"<no text: its __str__ raises {type(broken).__name__}>"
     kind = type(error)
     return {
         "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
         "text": text,
-        "traceback": "".join(traceback.format_exception(kind, error, trace)),
+        "traceback": _traceback(error, trace),
     }
+
+
+def _traceback(error: BaseException, trace: Any) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException as broken:  # noqa: BLE001 - of a __str__ that would end the process
+        return "".join(traceback.format_tb(trace)) + f"<no text: its __str__ raises {type(broken).__name__}>"
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
@@ -117,7 +128,7 @@ def _pickled(error: BaseException) -> list[payload.Frame]:
         return []
     try:
         return payload.dump(error, cloudpickle.dumps)
-    except Exception:  # noqa: BLE001 - pickling runs user code; the outcome's text says what was raised
+    except BaseException:  # noqa: BLE001 - pickling runs user code; the outcome's text says what was raised
         return []
 
 
@@ -132,6 +143,6 @@ def refusal(code: str, error: BaseException, **fields: Any) -> Refusal:
 def _success(value: object) -> tuple[dict[str, Any], list[payload.Frame]]:
     try:
         return {}, payload.dump(value, cloudpickle.dumps)
-    except Exception as error:  # noqa: BLE001 - pickling runs user code
+    except BaseException as error:  # noqa: BLE001 - pickling runs user code, sys.exit among it
         reason = _error_fields(error)
         return {"unpicklable": type(value).__qualname__, **reason}, []

@@ -37,7 +37,7 @@ class Streams:
         """Bytes written to each so far, Python's own buffers included."""
         for stream in (sys.stdout, sys.stderr):
             # User code may have closed or replaced its streams; what it wrote elsewhere is not ours to count.
-            with contextlib.suppress(ValueError, OSError, AttributeError):
+            with contextlib.suppress(Exception):
                 stream.flush()
         return sizes(self.paths)
 

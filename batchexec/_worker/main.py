@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -28,8 +29,9 @@ def main() -> int:
         except BaseException:  # noqa: BLE001 - a forked child must never run on into its parent's code
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # user code may have closed or replaced it
+                    stream.flush()
             os._exit(code)
     waited = os.waitpid(child, 0)[1]
     status = -os.WTERMSIG(waited) if os.WIFSIGNALED(waited) else os.WEXITSTATUS(waited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import ipaddress
@@ -110,7 +111,7 @@ class Store:
                         whole = True
                         return
                 except (OSError, http.client.HTTPException) as error:
-                    self._connection.close()
+                    self.close()
                     failed = StoreError("GET", name, 0, f"{type(error).__name__}: {error}")
                 left -= 1
                 if not left:
@@ -119,7 +120,7 @@ class Store:
                 delay = min(delay * 2, _LONGEST_DELAY)
         finally:
             if not whole:
-                self._connection.close()
+                self.close()
 
     def _ask_for(self, name: str, sas: str, start: int, stop: int, etag: str | None) -> http.client.HTTPResponse:
         headers = {"x-ms-version": _VERSION, "x-ms-range": f"bytes={start}-{stop - 1}"}
@@ -156,7 +157,8 @@ class Store:
             raise StoreError("PUT", name, status, _code(answer))
 
     def close(self) -> None:
-        self._connection.close()
+        with contextlib.suppress(OSError):  # user code may have closed all that was open
+            self._connection.close()
 
     def _target(self, name: str, sas: str) -> str:
         """`name` is below our base; with a slash at its beginning it is a path in the storage account."""
@@ -178,7 +180,7 @@ class Store:
                     return status, answer
                 wait = _retry_after(response, delay)
             except (OSError, http.client.HTTPException) as error:
-                self._connection.close()
+                self.close()
                 if not left:
                     raise StoreError(verb, name, 0, f"{type(error).__name__}: {error}") from error
                 wait = delay

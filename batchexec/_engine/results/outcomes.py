@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from batchexec._report.words import described, text_of
 from batchexec._wire import envelope, payload
 from batchexec.errors import (
     BatchExecError,
@@ -106,7 +107,7 @@ def delivery(
         own = frames[start : start + fields["n"]]
         start += fields["n"]
         number = chunk.offset + index if chunk.is_map else None
-        outcome = _outcome(fields, own, number, header.get("node", ""))
+        outcome = _as_it_can_be(fields, own, number, header.get("node", ""))
         if "refused" in fields:
             outcome = _spoilt(outcome, _refused(chunk.first_item + index, fields["refused"], where))
         if brought is not None:
@@ -240,6 +241,16 @@ def _spoilt(outcome: Outcome, error: BaseException | None) -> Outcome:
     return outcome
 
 
+def _as_it_can_be(fields: dict[str, Any], frames: list[memoryview], number: int | None, node: str) -> Outcome:
+    """An item's outcome. What its exception's class does to those who read it or add to it harms no other item."""
+    try:
+        return _outcome(fields, frames, number, node)
+    except BaseException as error:  # noqa: BLE001 - of user code: __setattr__, properties, __str__
+        reason = f"{described(error)} was raised in reading it"
+        kind, text = fields.get("type", "an exception"), fields.get("text", "")
+        return Outcome(None, RemoteError(kind, text, fields.get("traceback", ""), reason))
+
+
 def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | None, node: str) -> Outcome:
     value, broken = _load(frames)
     if "unpicklable" in fields:
@@ -252,7 +263,7 @@ def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | Non
     if "type" not in fields:
         if broken is None:
             return Outcome(value, None)
-        error = ResultPicklingError(f"the result cannot be unpickled here: {type(broken).__name__}: {broken}")
+        error = ResultPicklingError(f"the result cannot be unpickled here: {described(broken)}")
         error.__cause__ = broken
         return Outcome(None, error)
     item = fields["call"] if number is None else f"item {number}: {fields['call']}"
@@ -263,7 +274,7 @@ def _outcome(fields: dict[str, Any], frames: list[memoryview], number: int | Non
         reason = "it would have ended this process too"
         error = RemoteExit(fields["type"], fields["text"], fields["traceback"], reason)
     else:
-        reason = f"it cannot be unpickled here: {broken}" if broken else "it cannot be pickled by the worker"
+        reason = f"it cannot be unpickled here: {text_of(broken)}" if broken else "it cannot be pickled by the worker"
         error = RemoteError(fields["type"], fields["text"], fields["traceback"], reason)
     hint = None
     if isinstance(error, FileNotFoundError):

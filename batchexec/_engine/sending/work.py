@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from batchexec._engine.sending import shared
+from batchexec._report.words import described
 from batchexec._source import Reached, dumps_recording
 from batchexec._wire import envelope, payload
 from batchexec.errors import PayloadError, PicklingError, SourceError
@@ -37,7 +38,7 @@ class Part:
             raise
         except Exception as error:
             raise PicklingError(
-                f"{what} cannot be pickled, so it cannot travel to a worker: {type(error).__name__}: {error}"
+                f"{what} cannot be pickled, so it cannot travel to a worker: {described(error)}"
             ) from error
         self.frames: list[payload.Frame] = [pickled, *buffers.frames]
 
