@@ -21,11 +21,6 @@ ALONE = {"dispatch-script", "another", "cold-start", "program"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # whole runs of it, each with interpreters of its own
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    return benchmark(tmp_path_factory.mktemp("benchmarks") / "report.json")
-
-
 def benchmark(file: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     """What `python -m benchmarks` prints and what it writes."""
     done = subprocess.run(
@@ -40,38 +35,36 @@ def benchmark(file: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(file.read_text())
 
 
-def test_every_case_meets_all_its_contenders(quick: tuple[str, dict[str, Any]]) -> None:
-    cases = quick[1]["cases"]
-    assert set(cases) == WARM | ALONE | {"joblib"}
-    for name, case in cases.items():
-        expected = CONTENDERS if name in WARM else CONTENDERS - {"floor"}
-        if name == "joblib":
-            expected = OF_JOBLIB
-        assert set(case["contenders"]) == expected
-        assert set(case["ratios"]) == expected - {"batchexec"}
-
-
-def test_each_time_is_positive_and_each_ratio_is_that_of_the_medians(quick: tuple[str, dict[str, Any]]) -> None:
-    for case in quick[1]["cases"].values():
-        times = case["contenders"]
-        for taken in times.values():
-            assert 0 < taken["least"] <= taken["median"] <= taken["most"]
-        for name, ratio in case["ratios"].items():
-            assert ratio["of_medians"] == pytest.approx(times["batchexec"]["median"] / times[name]["median"])
-
-
-def test_the_report_names_machine_and_repetitions(quick: tuple[str, dict[str, Any]]) -> None:
-    report = quick[1]
+def test_a_run_of_all_cases_is_told_whole(tmp_path: Path) -> None:
+    """One test: such a run takes its time."""
+    text, report = benchmark(tmp_path / "report.json")
+    assert set(report["cases"]) == WARM | ALONE | {"joblib"}
+    for name, case in report["cases"].items():
+        _meets_its_contenders(name, case)
+        _tells_plausible_times(case)
     assert report["repetitions"] == 1
     assert report["machine"]["python"] == platform.python_version()
     assert report["machine"]["cpus"] >= report["machine"]["usable_cpus"] >= 1
     assert report["machine"]["load_before"] >= 0
-
-
-def test_the_table_shows_every_case_and_contender(quick: tuple[str, dict[str, Any]]) -> None:
-    text = quick[0]
     for name in (*WARM, *ALONE, "joblib", *CONTENDERS, *OF_JOBLIB):
         assert name in text
+
+
+def _meets_its_contenders(name: str, case: dict[str, Any]) -> None:
+    expected = CONTENDERS if name in WARM else CONTENDERS - {"floor"}
+    if name == "joblib":
+        expected = OF_JOBLIB
+    assert set(case["contenders"]) == expected
+    assert set(case["ratios"]) == expected - {"batchexec"}
+
+
+def _tells_plausible_times(case: dict[str, Any]) -> None:
+    """Each is positive, and each ratio is that of the medians."""
+    times = case["contenders"]
+    for taken in times.values():
+        assert 0 < taken["least"] <= taken["median"] <= taken["most"]
+    for name, ratio in case["ratios"].items():
+        assert ratio["of_medians"] == pytest.approx(times["batchexec"]["median"] / times[name]["median"])
 
 
 def test_only_the_cases_asked_for_are_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import helpers_work as work
+import pytest
 from helpers_service import Account, until
 
 from batchexec import BatchExecutor
@@ -20,6 +21,7 @@ def double_when_it_may(folder: str, number: int) -> int:
     return work.double(number)
 
 
+@pytest.mark.slow
 def test_a_map_outlives_the_service(tmp_path: Path) -> None:
     with local_azure("--data-dir", str(tmp_path / "data")) as azure, closing(Account(azure.ready)) as account:
         with BatchExecutor(**account.settings, max_workers=4, echo=False) as executor:
