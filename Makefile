@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-WORKERS ?= 2
-# The long ones wait for containers and clocks half of their time.
+# The tests wait for processes and clocks a part of their time.
+WORKERS ?= 3
 SLOW_WORKERS ?= 3
 
 .PHONY: help demo test lint types quick test-slow tools containers bench clean
